@@ -14,7 +14,7 @@
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
 //! checks;
-//! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
+//! [`evaluate`] computes the accuracy of results against annotations; [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
 //! deployment; [`keys`] checks API keys; [`metrics`] and [`process`] measure the running server, which [`identity`] names; [`error`] unites the
 //! errors of all layers that a request passes.
 
@@ -32,6 +32,7 @@ pub mod draw;
 mod encode;
 pub mod engine;
 pub mod error;
+pub mod evaluate;
 pub mod geometry;
 pub mod grpc;
 pub mod helpers;

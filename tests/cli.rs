@@ -28,6 +28,7 @@ fn help_is_printed_and_wrong_arguments_are_rejected() {
         "models",
         "healthcheck",
         "bench",
+        "eval",
     ] {
         assert!(stdout.contains(&format!("\n  {command}")), "{stdout}");
         let (code, help, stderr) = run(&[command, "--help"]);

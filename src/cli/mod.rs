@@ -6,6 +6,7 @@ mod config_check;
 mod descriptors;
 mod entries;
 mod environment;
+mod eval;
 mod export;
 mod healthcheck;
 mod inspect;
@@ -126,6 +127,8 @@ enum Command {
     /// Make API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Measure the accuracy of a model on annotated images, compare two models, or certify a model
+    Eval(Box<eval::EvalArgs>),
     /// Measure latency and throughput
     Bench(bench::BenchArgs),
     /// Load the model on stdin within the limits that it states; other commands start this one
@@ -345,6 +348,7 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
         Command::Config(ConfigCommand::Check(args)) => config_check::run(args, merged, matches),
         Command::Config(ConfigCommand::Example) => print_config::example(),
         Command::Key(command) => key::run(command),
+        Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::LoadTrial(args) => trial::run(args),
     }

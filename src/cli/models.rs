@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 use sightline::catalogue;
-use sightline::manifest::ModelManifest;
+use sightline::manifest::{Certificate, ModelManifest};
 use sightline::nearest::did_you_mean;
 use sightline::registry::default_variant;
 use sightline::store::{FP32, ModelSource, ModelStore, Origin, StoreError};
@@ -66,6 +66,8 @@ struct Row {
     /// Names of those of the variants that were made from other weights than the installed model's, and
     /// therefore cannot be used.
     stale: Vec<String>,
+    /// Accuracy that `eval --certify` measured with the installed model's files, by variant.
+    certificates: BTreeMap<String, Certificate>,
 }
 
 impl Row {
@@ -190,6 +192,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             int8: exported.and_then(int8_place),
             variants: variants.clone(),
             stale: stale.clone(),
+            certificates: exported.map(certificates).unwrap_or_default(),
         });
     }
     rows.extend(own.filter(|_| !listed).map(own_row));
@@ -206,6 +209,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             int8: None,
             variants,
             stale,
+            certificates: BTreeMap::new(),
         });
     }
     rows
@@ -229,7 +233,18 @@ fn own_row(model: &ModelSource) -> Row {
         int8: int8_place(model),
         variants: variants(manifest),
         stale: stale(model),
+        certificates: certificates(model),
     }
+}
+
+/// Returns the certificates that belong to the files of `model`, by variant.
+fn certificates(model: &ModelSource) -> BTreeMap<String, Certificate> {
+    let names = model.manifest.certificates.keys();
+    let valid = names.filter_map(|name| {
+        let certificate = model.manifest.certificate(name)?;
+        Some((name.clone(), certificate.clone()))
+    });
+    valid.collect()
 }
 
 /// Returns the names of the variants of `model` that were made from other weights.

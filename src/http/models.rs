@@ -13,7 +13,7 @@ use super::cut;
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
-use crate::manifest::{Activation, Precision, Preprocess, Provenance, Task};
+use crate::manifest::{Activation, Certificate, Precision, Preprocess, Provenance, Task};
 use crate::registry::{Entry, LoadState, Snapshot};
 use crate::store::ModelSource;
 
@@ -48,6 +48,8 @@ struct Description<'a> {
     activation: Option<Activation>,
     batching: Batching,
     provenance: Option<&'a Provenance>,
+    /// Measured accuracy of the variant's files.
+    certificate: Option<&'a Certificate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<&'a [String]>,
 }
@@ -158,6 +160,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             intra_op_threads: plan.intra_op_threads,
         },
         provenance: manifest.provenance.as_ref(),
+        certificate: manifest.certificate(variant),
         labels: None,
     }
 }

@@ -91,6 +91,7 @@ impl Draft {
             batching: Batching::default(),
             weights: Vec::new(),
             provenance: None,
+            certificates: BTreeMap::new(),
         };
         Self {
             manifest,

@@ -6,6 +6,7 @@
 
 mod activation;
 mod batching;
+mod certificate;
 mod detection;
 mod edit;
 mod error;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use activation::Activation;
 pub use batching::Batching;
+pub use certificate::Certificate;
 pub use detection::{Detection, Rpn};
 pub use edit::{Difference, ManifestText};
 use error::require;
@@ -88,6 +90,10 @@ pub struct ModelManifest {
     /// Origin of the weights. `None` for a model that was not exported from a checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+    /// Measured accuracy of variants, by the name of the variant. [`ModelManifest::certificate`] checks
+    /// that a certificate belongs to the model's files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates: BTreeMap<String, Certificate>,
 }
 
 impl ModelManifest {

@@ -36,7 +36,7 @@ pub use input::{
 pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;
 pub use run::run;
-pub use segment::{MaskSize, Segment, Segmentation};
+pub use segment::{MaskSize, Masks, Segment, Segmentation};
 pub use tensor::RawTensor;
 pub use timing::{RequestTiming, Timing};
 

@@ -73,7 +73,8 @@ impl Postprocess for Segment {
     ) -> Result<Segmentation, ServeError> {
         let started = Instant::now();
         let outputs = std::mem::take(&mut input.outputs);
-        let mask = self.mask(model, finite(model.manifest.task, &outputs)?, &input)?;
+        let scores = finite(model.manifest.task, &outputs)?;
+        let mask = self.mask(model, scores, &input)?;
         drop(outputs);
         let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();
@@ -93,6 +94,69 @@ impl Postprocess for Segment {
     }
 }
 
+/// Returns the class of every pixel of each image, without encoding the mask.
+pub struct Masks {
+    /// Whether masks have the size of the preprocessed image instead of the image's size.
+    pub preprocessed: bool,
+}
+
+impl Postprocess for Masks {
+    type Output = Mask;
+
+    fn cost(&self) -> Cost {
+        Cost::Pixels
+    }
+
+    fn check(&self, inputs: &[Input]) -> Result<(), ServeError> {
+        check_masks(inputs)
+    }
+
+    fn run(
+        &self,
+        model: &LoadedModel,
+        mut input: PostprocessInput,
+        timing: &mut Timing,
+    ) -> Result<Mask, ServeError> {
+        let started = Instant::now();
+        let outputs = std::mem::take(&mut input.outputs);
+        let size = if self.preprocessed {
+            let size = model.preprocessor.output_size(input.size);
+            let index = input.index;
+            size.map_err(|source| ServeError::Image { index, source })?
+        } else {
+            input.size
+        };
+        let scores = finite(model.manifest.task, &outputs)?;
+        let mask = mask(model, scores, Some(size), &input)?;
+        timing[Stage::postprocess] = started.elapsed();
+        Ok(mask)
+    }
+
+    fn bytes(mask: &Mask) -> usize {
+        mask.classes().len()
+    }
+}
+
+/// Returns the mask of `size`, or of the size of `scores` if `size` is `None`.
+fn mask(
+    model: &LoadedModel,
+    scores: &Tensor,
+    size: Option<ImageSize>,
+    input: &PostprocessInput,
+) -> Result<Mask, ServeError> {
+    let job = MaskJob {
+        cancel: &input.cancel,
+        helpers: Some(&input.pool),
+    };
+    segment(scores, size, job).map_err(|error| match error {
+        SegmentError::Cancelled(cancelled) => cancelled.into(),
+        error => {
+            tracing::error!(model = model.id(), %error, "segmentation outputs rejected");
+            ServeError::Internal("the model's outputs cannot be decoded to a mask")
+        }
+    })
+}
+
 impl Segment {
     /// Returns the class of every pixel of an image whose network output is `scores`.
     ///
@@ -109,17 +173,7 @@ impl Segment {
             MaskSize::Input => Some(input.size),
             MaskSize::Logits => None,
         };
-        let job = MaskJob {
-            cancel: &input.cancel,
-            helpers: Some(&input.pool),
-        };
-        segment(scores, size, job).map_err(|error| match error {
-            SegmentError::Cancelled(cancelled) => cancelled.into(),
-            error => {
-                tracing::error!(model = model.id(), %error, "segmentation outputs rejected");
-                ServeError::Internal("the model's outputs cannot be decoded to a mask")
-            }
-        })
+        mask(model, scores, size, input)
     }
 
     fn encode(

@@ -157,11 +157,19 @@ pub fn average_precision(
     instances: &Path,
     detections: &[serde_json::Value],
 ) -> Option<f64> {
+    Some(coco_figures(test, instances, detections)?[0])
+}
+
+/// Returns all 12 figures of pycocotools, otherwise as [`average_precision`].
+pub fn coco_figures(
+    test: &str,
+    instances: &Path,
+    detections: &[serde_json::Value],
+) -> Option<Vec<f64>> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), serde_json::to_vec(detections).unwrap()).unwrap();
     let printed = shared::python::output(test, "coco_ap.py", &[instances, file.path()])?;
-    let figures: Vec<f64> = serde_json::from_slice(&printed).unwrap();
-    Some(figures[0])
+    Some(serde_json::from_slice(&printed).unwrap())
 }
 
 /// Decodes `files` with Pillow and returns one entry per file, which is `None` if Pillow rejects

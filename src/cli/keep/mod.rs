@@ -120,7 +120,8 @@ impl Existing {
             .collect::<BTreeSet<&str>>()
         {
             let owned = match key {
-                "variants" => continue,
+                // Certificates name the files that they belong to.
+                "variants" | "certificates" => continue,
                 "labels" => !keeps_labels,
                 "name" => fresh.name_given,
                 _ => OWNED.contains(&key),
@@ -186,7 +187,7 @@ impl Existing {
         // differences.
         let own = ManifestText::parse(&self.manifest.to_toml()?)?;
         let new = ManifestText::parse(&source.to_toml()?)?;
-        let other = ["name", "labels", "variants", "default"];
+        let other = ["name", "labels", "variants", "default", "certificates"];
         for key in own.keys().chain(new.keys()).collect::<BTreeSet<&str>>() {
             if !OWNED.contains(&key)
                 && !other.contains(&key)

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use onnx_export::text::{printable, shown};
 use sightline::http::route_of;
-use sightline::manifest::ModelManifest;
+use sightline::manifest::{Certificate, ModelManifest};
 
 use super::Row;
 use crate::cli::say::say;
@@ -32,7 +32,25 @@ pub(super) fn print(manifest: &ModelManifest, rows: &[Row]) -> Result<()> {
     for row in rows {
         weights(row)?;
     }
+    for (variant, certificate) in rows.iter().flat_map(|row| &row.certificates) {
+        field("measured", &measured(variant, certificate))?;
+    }
     Ok(())
+}
+
+/// Returns the figures of a certificate, and what they were measured on.
+fn measured(variant: &str, certificate: &Certificate) -> String {
+    let figures = certificate.figures.iter();
+    let figures = figures.map(|(name, percent)| format!("{} {percent:.1} %", shown(name)));
+    let figures: Vec<String> = figures.collect();
+    let Certificate {
+        images,
+        dataset,
+        date,
+        ..
+    } = certificate;
+    let on = format!("{images} images ({}), {}", shown(dataset), shown(date));
+    format!("{variant}: {} on {on}", figures.join(", "))
 }
 
 /// Prints one line with the name of a field and its value. `name` is empty for a continuation of the field before.
