@@ -14,7 +14,7 @@
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
 //! checks;
-//! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
+//! [`download`] fetches checkpoints for the command line; [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
 //! deployment; [`keys`] checks API keys; [`metrics`] and [`process`] measure the running server, which [`identity`] names; [`error`] unites the
 //! errors of all layers that a request passes.
 
@@ -27,6 +27,7 @@ pub mod catalogue;
 pub mod config;
 pub mod cpu;
 pub mod defaults;
+pub mod download;
 pub mod draw;
 mod encode;
 pub mod engine;

@@ -23,6 +23,7 @@ mod predict;
 mod print_config;
 mod probe;
 mod publish;
+mod pull;
 mod quantize;
 mod say;
 mod serve;
@@ -105,6 +106,8 @@ Every flag is also an environment variable, named in the command's own --help; f
 enum Command {
     /// Start the server
     Serve(Box<serve::ServeArgs>),
+    /// Download official checkpoints, verify them, and install them as models
+    Pull(pull::PullArgs),
     /// Convert a checkpoint to an ONNX file and its manifest
     Export(export::ExportArgs),
     /// Quantize a model to int8: calibrate on images, compare with fp32, and fail if the loss is
@@ -315,6 +318,7 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
     let merged = configure(cli, matches)?;
     match &cli.command {
         Command::Serve(args) => serve::run(args, merged, matches, inherited),
+        Command::Pull(args) => pull::run(args),
         Command::Export(args) => export::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Predict(args) => predict::run(args),
