@@ -4,6 +4,7 @@ mod activation;
 mod bench;
 mod config_check;
 mod descriptors;
+mod doctor;
 mod entries;
 mod environment;
 mod export;
@@ -25,6 +26,7 @@ mod probe;
 mod publish;
 mod pull;
 mod quantize;
+mod rm;
 mod say;
 mod serve;
 mod settings;
@@ -117,8 +119,12 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Show what an ONNX file reads and returns, what is wrong with it, and a manifest to start from
     Inspect(inspect::InspectArgs),
+    /// Remove models that `pull`, `export` or `quantize` has written into the models directory
+    Rm(rm::RmArgs),
     /// List the catalogue and which of its models are installed
     Models(models::ModelsArgs),
+    /// Check this machine for running the server: CPU, memory, limits, ONNX Runtime, models, ports, clock
+    Doctor(doctor::DoctorArgs),
     /// Check whether a running server is ready: exit code 0 or 1
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Check the configuration of the server
@@ -323,7 +329,9 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
         Command::Quantize(args) => quantize::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Rm(args) => rm::run(args),
         Command::Models(args) => models::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Healthcheck(args) => {
             let of_command = matches.subcommand_matches("healthcheck");
             healthcheck::run(args, of_command.unwrap_or(matches))

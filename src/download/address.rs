@@ -87,9 +87,10 @@ impl Address {
         }
         let path = self.0.path();
         let folder = path.rfind('/').map_or("/", |end| &path[..=end]);
-        match location.starts_with('?') {
-            true => origin + path + location,
-            false => origin + folder + location,
+        if location.starts_with('?') {
+            origin + path + location
+        } else {
+            origin + folder + location
         }
     }
 }

@@ -109,7 +109,7 @@ fn is_page(head: &[u8]) -> bool {
         text.get(..page.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(page))
     };
-    PAGES.iter().any(|page| starts(page))
+    PAGES.iter().any(starts)
 }
 
 #[cfg(test)]

@@ -141,7 +141,11 @@ impl Client {
                     part.restart()?;
                 }
                 Err(error) => {
-                    if matches!(error, DownloadError::Hash { .. }) {
+                    let is_useless = matches!(
+                        error,
+                        DownloadError::Hash { .. } | DownloadError::TooLarge { .. }
+                    );
+                    if is_useless || part.len() == 0 {
                         part.discard();
                     }
                     return Err(error);

@@ -94,9 +94,10 @@ impl Progress for Shown<'_> {
                 tracing::warn!(model, error = %error, pause_ms, "download interrupted, trying again");
             }
             Audience::Console => {
-                let when = match pause.is_zero() {
-                    true => "again".to_owned(),
-                    false => format!("again in {:.1} s", pause.as_secs_f64()),
+                let when = if pause.is_zero() {
+                    "again".to_owned()
+                } else {
+                    format!("again in {:.1} s", pause.as_secs_f64())
                 };
                 self.bar
                     .suspend(|| complain!("{model}: {error}; trying {when}"));

@@ -9,20 +9,34 @@ use sightline::download::ClientOptions;
 
 /// The flags that set how checkpoints are downloaded.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Download")]
 pub(in crate::cli) struct SourceArgs {
     /// URL of a folder that has the official files, to be used instead of the official server
-    #[arg(long, env = "SIGHTLINE_MIRROR", value_name = "URL")]
+    #[arg(
+        long,
+        env = "SIGHTLINE_MIRROR",
+        value_name = "URL",
+        help_heading = "Download"
+    )]
     mirror: Option<SecretUrl>,
     /// PEM file with the certificates of the only authorities to trust [default: those of the system]
-    #[arg(long, env = "SIGHTLINE_CA", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "SIGHTLINE_CA",
+        value_name = "FILE",
+        help_heading = "Download"
+    )]
     ca: Option<PathBuf>,
     /// Folder for checkpoints until they are exported [default: `$XDG_CACHE_HOME/sightline`, or
     /// `$HOME/.cache/sightline`]
-    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "SIGHTLINE_CACHE",
+        value_name = "DIR",
+        help_heading = "Download"
+    )]
     cache: Option<PathBuf>,
     /// Allow http, which is not encrypted, to hosts other than this one
-    #[arg(long, env = "SIGHTLINE_ALLOW_HTTP")]
+    #[arg(long, env = "SIGHTLINE_ALLOW_HTTP", help_heading = "Download")]
     allow_http: bool,
 }
 
@@ -72,10 +86,13 @@ impl SourceArgs {
     pub(super) fn place(&self, url: &str, from: Option<&SecretUrl>) -> Place {
         let file = file_name(url);
         match (from, &self.mirror) {
-            (Some(from), _) if is_url(from) => match from.expose().ends_with('/') {
-                true => Place::Url(format!("{}{file}", from.expose()).into()),
-                false => Place::Url(from.clone()),
-            },
+            (Some(from), _) if is_url(from) => {
+                if from.expose().ends_with('/') {
+                    Place::Url(format!("{}{file}", from.expose()).into())
+                } else {
+                    Place::Url(from.clone())
+                }
+            }
             (Some(from), _) => {
                 let path = Path::new(from.expose());
                 let inside = path.is_dir().then(|| path.join(file));
@@ -95,9 +112,10 @@ impl SourceArgs {
 /// # Errors
 /// If it names one file and `count` is greater than 1.
 pub(super) fn check_from(from: &SecretUrl, count: usize) -> Result<()> {
-    let folder = match is_url(from) {
-        true => from.expose().ends_with('/'),
-        false => Path::new(from.expose()).is_dir(),
+    let folder = if is_url(from) {
+        from.expose().ends_with('/')
+    } else {
+        Path::new(from.expose()).is_dir()
     };
     if count > 1 && !folder {
         bail!(

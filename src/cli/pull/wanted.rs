@@ -87,9 +87,10 @@ impl Wanted {
             .weights
             .iter()
             .any(|weights| weights.file.is_some());
-        let checkpoint = match built_in {
-            true => None,
-            false => Some(choose(&manifest, version)?),
+        let checkpoint = if built_in {
+            None
+        } else {
+            Some(choose(&manifest, version)?)
         };
         Ok(Self {
             name: manifest.name,
