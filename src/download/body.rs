@@ -41,7 +41,7 @@ impl Limits<'_> {
                 Ok(0) => return self.ended(part),
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(self.stalled()),
+                Err(error) if is_timeout(&error) => return Err(self.stalled()),
                 Err(_) => return Err(self.cut(part)),
             };
             let received = &buffer[..bytes];
@@ -100,6 +100,14 @@ impl Limits<'_> {
             seconds: self.patience.silence.as_secs(),
         }
     }
+}
+
+/// Returns whether the client waited for too long for the next bytes.
+fn is_timeout(error: &io::Error) -> bool {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    error.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
 }
 
 /// Returns whether the file that starts with `head` is a web page.
