@@ -13,10 +13,11 @@
 //! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
-//! checks;
-//! [`evaluate`] computes the accuracy of results against annotations; [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
-//! deployment; [`keys`] checks API keys; [`metrics`] and [`process`] measure the running server, which [`identity`] names; [`error`] unites the
-//! errors of all layers that a request passes.
+//! checks; [`cache`] keeps optimized networks; [`download`] fetches checkpoints for the command line; [`evaluate`]
+//! computes the accuracy of results against annotations; [`inference`] and [`grpc`] speak the Open Inference Protocol;
+//! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
+//! deployment; [`keys`] checks API keys; [`metrics`] and [`process`] measure the running server, which [`identity`]
+//! names; [`error`] unites the errors of all layers that a request passes.
 
 pub mod admission;
 pub mod app;
@@ -28,6 +29,7 @@ pub mod catalogue;
 pub mod config;
 pub mod cpu;
 pub mod defaults;
+pub mod download;
 pub mod draw;
 mod encode;
 pub mod engine;

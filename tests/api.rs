@@ -206,6 +206,7 @@ fn models_health_headers_and_metrics() {
         "num_classes",
         "activation",
         "batching",
+        "code_license",
         "provenance",
     ];
     assert_eq!(keys_in_order(&text, model), names);
@@ -220,7 +221,9 @@ fn models_health_headers_and_metrics() {
     }
     assert_eq!(model["route"], "/v1/classify");
     assert_eq!(model["input"]["preprocess"]["crop"], 224);
+    assert_eq!(model["code_license"], "Apache-2.0");
     assert_eq!(model["provenance"]["parameters"], 4_652_008);
+    assert_eq!(model["provenance"]["license"], "Apache-2.0");
 
     assert_eq!(server.get("/health/live").json()["status"], "live");
     assert_eq!(server.get("/health/ready").json()["status"], "ready");

@@ -1,6 +1,6 @@
 //! `sightline export`: converts a checkpoint to an ONNX file and its manifest.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -10,7 +10,7 @@ use onnx_export::text::{cut, shown};
 use onnx_export::weights::{MAX_FILE_BYTES, StateDict};
 use onnx_export::{DEFAULT_OPSET, Model, Producer, fit};
 use sightline::catalogue;
-use sightline::manifest::{ModelManifest, Precision, Provenance, Task};
+use sightline::manifest::{ModelManifest, Precision, Provenance, Task, sha256};
 use sightline::nearest::{did_you_mean, nearest};
 use sightline::store::{read_labels, read_regular};
 
@@ -77,9 +77,40 @@ pub(super) struct ExportArgs {
     /// are replaced together; other files, and your edits of an existing model, are kept
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
+    /// SHA-256 that the checkpoint must have. `None` for any checkpoint.
+    #[arg(skip)]
+    sha256: Option<String>,
 }
 
 impl ExportArgs {
+    /// Returns the arguments that export the catalogue's network `name` from the checkpoint `weights`, whose SHA-256 must
+    /// be `sha256`, into the folder `out`. With `force`, the edits of a model there are not kept.
+    pub(super) fn verified(
+        name: &str,
+        weights: PathBuf,
+        sha256: String,
+        out: PathBuf,
+        force: bool,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            weights,
+            width_mult: None,
+            reduced_tail: false,
+            dilated: false,
+            aux: false,
+            fused: false,
+            target: TargetName::default(),
+            num_classes: None,
+            labels: None,
+            opset: DEFAULT_OPSET,
+            name_as: None,
+            force,
+            out,
+            sha256: Some(sha256),
+        }
+    }
+
     /// Returns what the error of a checkpoint `state` that does not fit `architecture` describes.
     fn attempt<'a>(&'a self, architecture: &'a Architecture, state: &'a StateDict) -> Attempt<'a> {
         Attempt {
@@ -93,9 +124,26 @@ impl ExportArgs {
     }
 }
 
+/// An exported model, and what there is to say about it.
+pub(super) struct Converted {
+    paths: OutputPaths,
+    pub(super) model: Model,
+    /// The int8 variant, if the checkpoint has trained int8 scales.
+    int8: Option<Int8>,
+    /// Prefix that was removed from the names of the tensors.
+    prefix: Option<String>,
+    /// Messages about what was kept of the model that was there before, each one line.
+    pub(super) notes: Vec<String>,
+}
+
+/// Exports the model and prints what was written.
+pub(super) fn run(args: &ExportArgs) -> Result<()> {
+    convert(args)?.report(args)
+}
+
 /// Reads the checkpoint, builds the ONNX graphs, and writes all files of the model. Writes no file
 /// if a step fails.
-pub(super) fn run(args: &ExportArgs) -> Result<()> {
+pub(super) fn convert(args: &ExportArgs) -> Result<Converted> {
     let Some(catalogue) = catalogue::manifest(&args.name)? else {
         let meant = nearest(cut(&args.name, 64), catalogue::names());
         bail!(
@@ -132,7 +180,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     }
     // Parsed again so that a manifest that `serve` would reject is rejected before the model is built.
     ModelManifest::parse(&manifest.to_toml()?).with_context(options)?;
-    let (state, prefix) = read_checkpoint(&args.weights, &manifest)?;
+    let (state, prefix) = read_checkpoint(args, &manifest)?;
     let trained = take_apart(&mut manifest, &state, args)?;
     let state = trained.as_ref().map_or(&state, |trained| &trained.state);
     let mut model = build(&manifest, state, args)?;
@@ -161,24 +209,37 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         force: args.force,
     };
     let notes = exported.write(&paths)?;
-    if let Some(prefix) = prefix {
-        say!(
-            "{}: removed the prefix `{}` from the names of the tensors",
-            args.weights.display(),
-            shown(&prefix)
-        )?;
+    Ok(Converted {
+        paths,
+        model,
+        int8,
+        prefix,
+        notes,
+    })
+}
+
+impl Converted {
+    /// Prints what was written.
+    fn report(&self, args: &ExportArgs) -> Result<()> {
+        if let Some(prefix) = &self.prefix {
+            say!(
+                "{}: removed the prefix `{}` from the names of the tensors",
+                args.weights.display(),
+                shown(prefix)
+            )?;
+        }
+        if let Some(int8) = &self.int8 {
+            int8.report(&args.weights, &self.paths)?;
+        }
+        report(&self.model, &self.paths, &self.notes)?;
+        if args.fused {
+            say!(
+                "{}: the whole detector with suppression, for any ONNX Runtime",
+                self.paths.fused.display()
+            )?;
+        }
+        Ok(())
     }
-    if let Some(int8) = &int8 {
-        int8.report(&args.weights, &paths)?;
-    }
-    report(&model, &paths, &notes)?;
-    if args.fused {
-        say!(
-            "{}: the whole detector with suppression, for any ONNX Runtime",
-            paths.fused.display()
-        )?;
-    }
-    Ok(())
 }
 
 /// Splits the checkpoint `state` into fp32 weights and trained int8 scales, and sets the
@@ -212,15 +273,29 @@ fn take_apart(
     Ok(Some(trained))
 }
 
-/// Reads the checkpoint at `path`, which must be a regular file. Removes the prefix of all tensor
+/// Reads the checkpoint of `args`, which must be a regular file. Removes the prefix of all tensor
 /// names if the rest fits the network of `manifest`, and returns the prefix.
-fn read_checkpoint(path: &Path, manifest: &ModelManifest) -> Result<(StateDict, Option<String>)> {
+fn read_checkpoint(
+    args: &ExportArgs,
+    manifest: &ModelManifest,
+) -> Result<(StateDict, Option<String>)> {
+    let path = &args.weights;
     let context = || format!("cannot read the checkpoint {}", path.display());
     if path.is_dir() {
         // This error says what to do with a folder, such as an unpacked checkpoint.
         return Ok((StateDict::read(path).with_context(context)?, None));
     }
     let bytes = read_regular(path, MAX_FILE_BYTES)?;
+    if args
+        .sha256
+        .as_ref()
+        .is_some_and(|expected| sha256(&bytes) != *expected)
+    {
+        bail!(
+            "{} was changed after it was verified: try again",
+            path.display()
+        );
+    }
     let state = StateDict::from_bytes(&bytes).with_context(context)?;
     match &manifest.architecture {
         Some(architecture) => Ok(fit::strip_prefix(state, architecture)?),
@@ -314,6 +389,7 @@ fn producer() -> Producer {
 /// model's files, its checkpoint, and, for a published checkpoint, the resize that belongs to it.
 fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, args: &ExportArgs) {
     manifest.preprocess = preset(manifest, &model.info.checkpoint_sha256);
+    let published = manifest.published(&model.info.checkpoint_sha256).cloned();
     manifest.weights = Vec::new();
     // The catalogue's activation ranges were calibrated for the embedded weights, not for this
     // checkpoint.
@@ -324,6 +400,10 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
     manifest.provenance = Some(Provenance {
         checkpoint: file_name(&args.weights).display().to_string(),
         checkpoint_sha256: model.info.checkpoint_sha256.clone(),
+        license: published
+            .as_ref()
+            .and_then(|weights| weights.license.clone()),
+        training_data: published.and_then(|weights| weights.training_data),
         parameters: model.info.parameters,
     });
 }

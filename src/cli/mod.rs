@@ -4,6 +4,7 @@ mod activation;
 mod bench;
 mod config_check;
 mod descriptors;
+mod doctor;
 mod entries;
 mod environment;
 mod eval;
@@ -24,8 +25,10 @@ mod predict;
 mod print_config;
 mod probe;
 mod publish;
+mod pull;
 mod quantize;
 mod relaunch;
+mod rm;
 mod say;
 mod serve;
 mod settings;
@@ -108,6 +111,8 @@ Every flag is also an environment variable, named in the command's own --help; f
 enum Command {
     /// Start the server
     Serve(Box<serve::ServeArgs>),
+    /// Download official checkpoints, verify them, and install them as models
+    Pull(pull::PullArgs),
     /// Convert a checkpoint to an ONNX file and its manifest
     Export(export::ExportArgs),
     /// Quantize a model to int8: calibrate on images, compare with fp32, and fail if the loss is
@@ -117,8 +122,12 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Show what an ONNX file reads and returns, what is wrong with it, and a manifest to start from
     Inspect(inspect::InspectArgs),
+    /// Remove models that `pull`, `export` or `quantize` has written into the models directory
+    Rm(rm::RmArgs),
     /// List the catalogue and which of its models are installed
     Models(models::ModelsArgs),
+    /// Check this machine for running the server: CPU, memory, limits, ONNX Runtime, models, ports, clock
+    Doctor(doctor::DoctorArgs),
     /// Check whether a running server is ready: exit code 0 or 1
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Check the configuration of the server
@@ -336,11 +345,14 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
     let merged = configure(cli, matches)?;
     match &cli.command {
         Command::Serve(args) => serve::run(args, merged, matches, inherited),
+        Command::Pull(args) => pull::run(args),
         Command::Export(args) => export::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Rm(args) => rm::run(args),
         Command::Models(args) => models::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Healthcheck(args) => {
             let of_command = matches.subcommand_matches("healthcheck");
             healthcheck::run(args, of_command.unwrap_or(matches))

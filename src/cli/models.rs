@@ -50,6 +50,12 @@ struct Row {
     /// Published accuracy in percent, by the name of the metric. Empty if the weights are not a
     /// published checkpoint.
     accuracy: BTreeMap<String, f64>,
+    /// License of the code that describes the network. `None` if it is not known.
+    code_license: Option<String>,
+    /// License of the weights. `None` if it is not known.
+    license: Option<String>,
+    /// Data set that the weights were trained on. `None` if it is not known.
+    training_data: Option<String>,
     /// URL of the published checkpoint. `None` if the weights are not published or have no URL.
     url: Option<String>,
     /// Size of the installed ONNX files in bytes. `None` if the model is built in or not installed.
@@ -186,6 +192,9 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             weights: weights.name.clone(),
             parameters: Some(weights.parameters),
             accuracy: weights.metrics.clone(),
+            code_license: manifest.code_license.clone(),
+            license: weights.license.clone(),
+            training_data: weights.training_data.clone(),
             url: weights.url.clone(),
             bytes: exported.and_then(size),
             here: exported.map(place).or(built_in),
@@ -203,6 +212,9 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             weights: "none published".to_owned(),
             parameters: None,
             accuracy: BTreeMap::new(),
+            code_license: manifest.code_license.clone(),
+            license: None,
+            training_data: None,
             url: None,
             bytes: None,
             here: None,
@@ -218,15 +230,16 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
 /// Returns the row of an installed model whose weights are not a published checkpoint.
 fn own_row(model: &ModelSource) -> Row {
     let ModelSource { manifest, .. } = model;
+    let from = manifest.provenance.as_ref();
     Row {
         name: manifest.name.clone(),
         task: manifest.task.as_str(),
         weights: OWN_WEIGHTS.to_owned(),
-        parameters: manifest
-            .provenance
-            .as_ref()
-            .map(|provenance| provenance.parameters),
+        parameters: from.map(|from| from.parameters),
         accuracy: BTreeMap::new(),
+        code_license: manifest.code_license.clone(),
+        license: from.and_then(|from| from.license.clone()),
+        training_data: from.and_then(|from| from.training_data.clone()),
         url: None,
         bytes: size(model),
         here: Some(place(model)),

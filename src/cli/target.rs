@@ -4,9 +4,10 @@ use clap::ValueEnum;
 use onnx_export::quantize::Target;
 use sightline::cpu::int8_target;
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub(super) enum TargetName {
     /// The family of this CPU
+    #[default]
     Auto,
     /// CPUs with AVX-512 VNNI, AVX-VNNI or Arm dot product: 8-bit weights
     Vnni,

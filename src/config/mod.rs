@@ -56,3 +56,5 @@ pub use telemetry::{OtlpEndpoint, OtlpEndpointError, Share, ShareError};
 
 /// Address that the server listens on if no other is set.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Default of `max_connections`, the maximum number of open connections.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 1024;

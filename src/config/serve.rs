@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::limits::{range, size};
 use super::{
     AccessEvents, CacheChoice, Compat, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG,
-    Delay, ListenAddress, LoadLimits, MetricsCompat, OtlpEndpoint, Settings, Share, SocketMode,
-    Tuning, addresses, check_filter,
+    DEFAULT_MAX_CONNECTIONS, Delay, ListenAddress, LoadLimits, MetricsCompat, OtlpEndpoint,
+    Settings, Share, SocketMode, Tuning, addresses, check_filter,
 };
 use crate::app::Limits;
 use crate::cache::Cache;
@@ -150,7 +150,7 @@ impl Settings {
             overrides,
             limits,
             max_connections: range("max_connections", self.max_connections, 1 << 20)?
-                .unwrap_or(1024),
+                .unwrap_or(DEFAULT_MAX_CONNECTIONS),
             timeouts,
             load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
             cache: CacheChoice::cache(self.cache),

@@ -47,6 +47,8 @@ struct Description<'a> {
     /// What the outputs of a classification network are. `None` for other tasks.
     activation: Option<Activation>,
     batching: Batching,
+    /// License of the code that describes the network. `None` if it is not known.
+    code_license: Option<&'a str>,
     provenance: Option<&'a Provenance>,
     /// Measured accuracy of the variant's files.
     certificate: Option<&'a Certificate>,
@@ -159,6 +161,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             instances: plan.instances,
             intra_op_threads: plan.intra_op_threads,
         },
+        code_license: manifest.code_license.as_deref(),
         provenance: manifest.provenance.as_ref(),
         certificate: manifest.certificate(variant),
         labels: None,

@@ -90,6 +90,7 @@ impl Draft {
             variants: BTreeMap::new(),
             batching: Batching::default(),
             weights: Vec::new(),
+            code_license: None,
             provenance: None,
             certificates: BTreeMap::new(),
         };

@@ -84,6 +84,9 @@ pub struct ModelManifest {
     /// Limits of the batching queue.
     #[serde(default)]
     pub batching: Batching,
+    /// License of the code that the network was described by, as an SPDX expression. `None` if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code_license: Option<String>,
     /// Published checkpoints that fit the architecture, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<WeightsFile>,

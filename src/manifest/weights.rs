@@ -22,6 +22,12 @@ pub struct WeightsFile {
     pub file: Option<PathBuf>,
     /// First hexadecimal digits of the SHA-256 of the checkpoint's file.
     pub sha256_prefix: String,
+    /// License under which the checkpoint is published, as an SPDX expression. `None` if its publisher states none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Data set that the weights were trained on, whose own terms of use can apply to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_data: Option<String>,
     /// Number of trained parameters of the network, without buffers.
     pub parameters: u64,
     /// Published accuracy in percent, by the name of the metric.
@@ -40,6 +46,12 @@ pub struct Provenance {
     pub checkpoint: String,
     /// SHA-256 of the checkpoint, 64 hexadecimal digits.
     pub checkpoint_sha256: String,
+    /// License of the weights, as an SPDX expression. `None` if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// Data set that the weights were trained on, whose own terms of use can apply to them. `None` if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_data: Option<String>,
     /// Number of trained parameters of the network, without buffers.
     pub parameters: u64,
 }

@@ -18,6 +18,7 @@ pub mod client;
 pub mod coco;
 pub mod command;
 pub mod hostile;
+pub mod mirror;
 pub mod onnx;
 pub mod quantizing;
 pub mod server;

@@ -21,7 +21,14 @@ pub(super) use variants::unused;
 /// Maximum number of differing fields of a section that a message lists.
 const LISTED: usize = 4;
 /// Keys of a manifest that describe the network and its files. An export always sets them.
-const OWNED: [&str; 5] = ["task", "stages", "architecture", "weights", "provenance"];
+const OWNED: [&str; 6] = [
+    "task",
+    "stages",
+    "architecture",
+    "code_license",
+    "weights",
+    "provenance",
+];
 
 /// A model as `export` writes it into an empty folder.
 pub(super) struct Fresh<'a> {

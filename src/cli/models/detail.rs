@@ -29,6 +29,9 @@ pub(super) fn print(manifest: &ModelManifest, rows: &[Row]) -> Result<()> {
     if let Some(architecture) = &manifest.architecture {
         field("classes", &architecture.num_classes.to_string())?;
     }
+    if let Some(license) = &manifest.code_license {
+        field("code", &format!("license {}", shown(license)))?;
+    }
     for row in rows {
         weights(row)?;
     }
@@ -64,6 +67,9 @@ fn here(name: &str, rows: &[Row]) -> String {
         .iter()
         .find_map(|row| Some((row, row.here.as_deref()?)));
     let Some((row, path)) = installed else {
+        if rows.iter().any(|row| row.url.is_some()) {
+            return format!("not installed: sightline pull {name}");
+        }
         return format!("not installed: sightline export {name} --weights FILE -o DIR/{name}");
     };
     let size = row.bytes.map(|n| format!(" ({:.1} MB)", n as f64 / 1e6));
@@ -79,6 +85,15 @@ fn weights(row: &Row) -> Result<()> {
     let accuracy = row.accuracy.iter();
     parts.extend(accuracy.map(|(name, percent)| format!("{} {percent:.1} %", shown(name))));
     field("weights", &parts.join(", "))?;
+    if let Some(license) = &row.license {
+        let data = row.training_data.as_deref().map(shown);
+        let data =
+            data.map(|data| format!(", trained on {data}, whose terms of use can apply, too"));
+        field(
+            "",
+            &format!("license {}{}", shown(license), data.unwrap_or_default()),
+        )?;
+    }
     match &row.url {
         Some(url) => field("", &shown(url)),
         None => Ok(()),

@@ -16,6 +16,10 @@ use crate::cli::{RuntimeArgs, StoreArgs};
 
 /// Percentile that `--method percentile` uses if `--percentile` is not set.
 const DEFAULT_PERCENTILE: f64 = 99.99;
+/// Default of `--min-cosine`.
+const DEFAULT_COSINE: f64 = 0.9975;
+/// Default of `--max-float`.
+const DEFAULT_FLOAT: f64 = 0.2;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct QuantizeArgs {
@@ -48,7 +52,7 @@ pub(in crate::cli) struct QuantizeArgs {
     #[arg(
         long,
         env = "SIGHTLINE_MIN_COSINE",
-        default_value_t = 0.9975,
+        default_value_t = DEFAULT_COSINE,
         value_name = "C"
     )]
     min_cosine: f64,
@@ -56,7 +60,7 @@ pub(in crate::cli) struct QuantizeArgs {
     #[arg(
         long,
         env = "SIGHTLINE_MAX_FLOAT",
-        default_value_t = 0.2,
+        default_value_t = DEFAULT_FLOAT,
         value_name = "SHARE"
     )]
     max_float: f64,
@@ -94,6 +98,32 @@ enum MethodName {
 }
 
 impl QuantizeArgs {
+    /// Returns the arguments that quantize the model `model` in its own folder, for CPUs like this one, with the
+    /// photographs in the folder `calibration`.
+    pub(in crate::cli) fn in_place(
+        model: ModelRef,
+        calibration: PathBuf,
+        store: StoreArgs,
+        runtime: RuntimeArgs,
+    ) -> Self {
+        Self {
+            model,
+            calibration,
+            images: None,
+            method: None,
+            percentile: None,
+            target: TargetName::default(),
+            min_cosine: DEFAULT_COSINE,
+            max_float: DEFAULT_FLOAT,
+            min_agreement: None,
+            force: false,
+            is_default: false,
+            out: None,
+            store,
+            runtime,
+        }
+    }
+
     /// Returns the goal and the limits of the search for a recipe: target CPU, similarity to fp32,
     /// share of fp32 layers and calibration method.
     ///

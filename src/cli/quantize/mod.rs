@@ -38,8 +38,9 @@ const DEFAULT: &str = "default";
 const IN_PLACE: [&[&str]; 3] = [&[DEFAULT], &["stages"], &["variants", INT8]];
 /// Fields of the manifest that change if the quantized model is written over a model in another
 /// folder, whose other fields and comments are kept.
-const REPLACED: [&[&str]; 7] = [
+const REPLACED: [&[&str]; 8] = [
     &["architecture"],
+    &["code_license"],
     &["labels"],
     &["provenance"],
     &["stages"],

@@ -16,6 +16,7 @@ use sightline::config::{ConfigError, ListenAddress, MetricsCompat, ServeConfig};
 use sightline::http::access::AccessLog;
 use sightline::keys::KeyFile;
 use sightline::memory::BudgetOrigin;
+use sightline::store::ModelRef;
 use sightline::tls::Tls;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ use super::activation::Inherited;
 use super::listeners::Listeners;
 use super::log;
 use super::memory::limit_to_machine;
+use super::pull::{self, SourceArgs};
 use super::say::tell;
 use super::settings::{Merged, SettingsArgs};
 use super::signals::{HangUp, StopSignals};
@@ -42,6 +44,17 @@ pub(super) struct ServeArgs {
     /// and exit
     #[arg(long)]
     print_config: bool,
+    /// Download these networks of the catalogue first, as `sightline pull` does, unless they are installed
+    #[arg(
+        long,
+        env = "SIGHTLINE_PULL",
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Download"
+    )]
+    pull: Vec<ModelRef>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Serves with the settings `merged` until SIGTERM or SIGINT. Returns an error if a model cannot be
@@ -75,7 +88,11 @@ pub(super) fn run(
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = tokio.block_on(start(config, origin, store, library, inherited));
+    let pulls = Pulls {
+        names: args.pull.clone(),
+        source: args.source.clone(),
+    };
+    let result = tokio.block_on(start(config, origin, pulls, store, library, inherited));
     // Dropping the runtime would wait for a model that is still being loaded.
     tokio.shutdown_background();
     result?;
@@ -84,11 +101,18 @@ pub(super) fn run(
     Ok(())
 }
 
+/// The models that are downloaded before the models directory is read.
+struct Pulls {
+    names: Vec<ModelRef>,
+    source: SourceArgs,
+}
+
 /// Prepares the server and runs it until a stop signal. A stop signal during the preparation ends
 /// it without an error.
 async fn start(
     config: ServeConfig,
     origin: BudgetOrigin,
+    pulls: Pulls,
     store: StoreArgs,
     library: RuntimeArgs,
     inherited: Inherited,
@@ -97,8 +121,11 @@ async fn start(
     let hang_up = HangUp::register().context("cannot handle SIGHUP")?;
     let prepare = {
         let config = config.clone();
-        // Reading models and resolving host names blocks.
+        // Downloading and reading models, and resolving host names, blocks.
         move || {
+            if !pulls.names.is_empty() {
+                pull::for_server(&pulls.names, &pulls.source, &store)?;
+            }
             let prepared = Prepared::new(&config, origin, &store, &library)?;
             Ok::<_, Error>((prepared, Listeners::bind(&config, inherited)?))
         }

@@ -14,7 +14,8 @@
 //!    writer completes the renames of a writer that was killed. See [`ordered`].
 //! 5. A writer that has read files of the folder states their contents ([`FileSet::expect`]). If one of
 //!    them differs once the folder is locked, nothing is written ([`StoreError::Changed`]).
-//! 6. SIGINT, SIGTERM and SIGHUP are deferred until the stage is removed. See [`signals`].
+//! 6. A model is removed by hiding its folder first. See [`removal`].
+//! 7. SIGINT, SIGTERM and SIGHUP are deferred until the stage is removed. See [`signals`].
 //!
 //! Files are opened relative to their folder's descriptor, are always new (`O_EXCL`) and never
 //! follow symbolic links. A link with the name of an output file is replaced, not followed.
@@ -22,6 +23,7 @@
 mod exchange;
 mod folder;
 mod ordered;
+mod removal;
 mod signals;
 mod stage;
 
@@ -36,6 +38,7 @@ use sightline::store::{MAX_TEXT_BYTES, StoreError, read_regular};
 
 use super::say::complain;
 use folder::{Folder, Lock};
+pub(super) use removal::remove_model;
 use signals::Deferred;
 use stage::sweep;
 
