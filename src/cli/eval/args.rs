@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use sightline::image::DecodeMode;
 use sightline::store::ModelRef;
 
-use crate::cli::{LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs};
+use crate::cli::{CacheArgs, LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs};
 
 /// The forms of `--dataset`.
 const FORMS: &str = "imagenet:DIR, coco:IMAGES,JSON or voc:IMAGES,MASKS";
@@ -90,6 +90,8 @@ pub(in crate::cli) struct EvalArgs {
     pub(super) store: StoreArgs,
     #[command(flatten)]
     pub(super) runtime: RuntimeArgs,
+    #[command(flatten)]
+    pub(super) cache: CacheArgs,
     #[command(flatten)]
     pub(super) load: LoadArgs,
 }

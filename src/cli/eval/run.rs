@@ -128,15 +128,15 @@ pub(super) fn evaluate(
         ..Limits::default()
     };
     let app = App::new(limits, usable_cores());
-    let loaded = source.clone();
-    let model = trial::load(
-        loaded,
+    let loading = trial::Loading {
         runtime,
-        plan,
-        args.load.limits()?,
-        None,
-        &app.metrics,
-    )?;
+        limits: args.load.limits()?,
+        free: None,
+        metrics: &app.metrics,
+        cache: &args.cache.cache(),
+        caches_later: false,
+    };
+    let model = loading.load(source.clone(), plan)?;
     let mut evaluated = Evaluated {
         source,
         decode,
