@@ -49,14 +49,14 @@ struct Description<'a> {
     batching: Batching,
     /// License of the code that describes the network. `None` if it is not known.
     code_license: Option<&'a str>,
-    provenance: Option<Checkpoint<'a>>,
+    provenance: Option<Source<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<&'a [String]>,
 }
 
 /// The checkpoint that the model was exported from, with null for what is not known.
 #[derive(Serialize)]
-struct Checkpoint<'a> {
+struct Source<'a> {
     checkpoint: &'a str,
     checkpoint_sha256: &'a str,
     license: Option<&'a str>,
@@ -64,7 +64,7 @@ struct Checkpoint<'a> {
     parameters: u64,
 }
 
-impl<'a> From<&'a Provenance> for Checkpoint<'a> {
+impl<'a> From<&'a Provenance> for Source<'a> {
     fn from(from: &'a Provenance) -> Self {
         Self {
             checkpoint: &from.checkpoint,
@@ -182,7 +182,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             intra_op_threads: plan.intra_op_threads,
         },
         code_license: manifest.code_license.as_deref(),
-        provenance: manifest.provenance.as_ref().map(Checkpoint::from),
+        provenance: manifest.provenance.as_ref().map(Source::from),
         labels: None,
     }
 }
