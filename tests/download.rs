@@ -1,5 +1,10 @@
 //! Checks downloads from a server that cuts the line, lies, redirects, is slow or busy.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a test helper is how the test fails"
+)]
+
 mod common;
 
 use std::cell::RefCell;
@@ -288,6 +293,10 @@ fn servers_that_lie_are_errors_that_say_so() {
         let most = if status.starts_with("302") { 6 } else { 3 };
         assert!(case.mirror.asked().len() <= most, "{status} {expected}");
     }
+}
+
+#[test]
+fn malformed_and_endless_responses_are_errors() {
     fails(Box::new(|_, _, to| to.write_all(b"SSH-2.0-x\r\n\r\n")), "");
     let head = format!("x: {}\r\n", "y".repeat(100_000));
     fails(

@@ -49,11 +49,33 @@ struct Description<'a> {
     batching: Batching,
     /// License of the code that describes the network. `None` if it is not known.
     code_license: Option<&'a str>,
-    provenance: Option<&'a Provenance>,
+    provenance: Option<Source<'a>>,
     /// Measured accuracy of the variant's files.
     certificate: Option<&'a Certificate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<&'a [String]>,
+}
+
+/// The checkpoint that the model was exported from, with null for what is not known.
+#[derive(Serialize)]
+struct Source<'a> {
+    checkpoint: &'a str,
+    checkpoint_sha256: &'a str,
+    license: Option<&'a str>,
+    training_data: Option<&'a str>,
+    parameters: u64,
+}
+
+impl<'a> From<&'a Provenance> for Source<'a> {
+    fn from(from: &'a Provenance) -> Self {
+        Self {
+            checkpoint: &from.checkpoint,
+            checkpoint_sha256: &from.checkpoint_sha256,
+            license: from.license.as_deref(),
+            training_data: from.training_data.as_deref(),
+            parameters: from.parameters,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -162,7 +184,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             intra_op_threads: plan.intra_op_threads,
         },
         code_license: manifest.code_license.as_deref(),
-        provenance: manifest.provenance.as_ref(),
+        provenance: manifest.provenance.as_ref().map(Source::from),
         certificate: manifest.certificate(variant),
         labels: None,
     }

@@ -48,9 +48,12 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
+    /// Paths and contents of files.
+    type Files<'a> = &'a [(&'a str, &'a str)];
+
     #[test]
     fn the_lowest_quota_counts() {
-        let cases: [(&str, &[(&str, &str)], Option<f64>); 5] = [
+        let cases: [(&str, Files<'_>, Option<f64>); 5] = [
             (
                 "0::/a/b\n",
                 &[

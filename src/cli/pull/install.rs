@@ -105,7 +105,7 @@ impl Installer<'_> {
         lock.push(".lock");
         let _lock = Lock::wait(lock.into(), || match self.audience {
             Audience::Console => {
-                complain!("{name}: waiting for another process that downloads this file")
+                complain!("{name}: waiting for another process that downloads this file");
             }
             Audience::Log => tracing::info!(
                 model = name,

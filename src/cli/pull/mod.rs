@@ -31,10 +31,6 @@ use source::check_from;
 use wanted::{TaskName, Wanted};
 
 #[derive(Debug, Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each bool is a command-line flag, independent of the other flags"
-)]
 pub(super) struct PullArgs {
     /// Networks of the catalogue (see `sightline models`), as NAME, or as NAME@int8 to quantize the model, too
     #[arg(value_name = "NAME", required_unless_present = "all")]
@@ -48,7 +44,7 @@ pub(super) struct PullArgs {
     /// Folder of photographs like those that the models will be used on, for int8
     #[arg(long, env = "SIGHTLINE_CALIBRATION", value_name = "DIR")]
     calibration: Option<PathBuf>,
-    /// Name of the checkpoint, such as IMAGENET1K_V1 (see `sightline models NAME`) [default: the newest]
+    /// Name of the checkpoint, such as `IMAGENET1K_V1` (see `sightline models NAME`) [default: the newest]
     #[arg(long, env = "SIGHTLINE_CHECKPOINT", value_name = "VERSION")]
     checkpoint: Option<String>,
     /// File with the official checkpoint, its URL, or a folder with official checkpoints (as a URL with / at its end)

@@ -57,7 +57,7 @@ impl<'a> Shown<'a> {
         let (model, total) = (self.model, self.total.get());
         match self.audience {
             Audience::Log => {
-                tracing::info!(model, bytes = done, total_bytes = total, "downloading")
+                tracing::info!(model, bytes = done, total_bytes = total, "downloading");
             }
             Audience::Console => {
                 let total = total.map(|total| format!(" of {}", megabytes(total)));
