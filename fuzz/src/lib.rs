@@ -34,19 +34,21 @@ pub fn image(format: ImageFormat, bytes: &[u8]) -> Corpus {
         _ => return Corpus::Reject,
     };
     let scales = Scale::ALL.into_iter();
-    let results = scales.filter(|scale| header.scale(*scale) == *scale).map(|scale| {
-        let first = decode(&header, bytes, (Orientation::Ignore, scale), 0xA5);
-        let second = decode(&header, bytes, (Orientation::Ignore, scale), 0x5A);
-        assert!(
-            first == second,
-            "the result depends on uninitialized memory"
-        );
-        if header.is_turned() {
-            let turned = decode(&header, bytes, (Orientation::Apply, scale), 0xA5);
-            assert_eq!(turned.is_ok(), first.is_ok());
-        }
-        first.is_ok()
-    });
+    let results = scales
+        .filter(|scale| header.scale(*scale) == *scale)
+        .map(|scale| {
+            let first = decode(&header, bytes, (Orientation::Ignore, scale), 0xA5);
+            let second = decode(&header, bytes, (Orientation::Ignore, scale), 0x5A);
+            assert!(
+                first == second,
+                "the result depends on uninitialized memory"
+            );
+            if header.is_turned() {
+                let turned = decode(&header, bytes, (Orientation::Apply, scale), 0xA5);
+                assert_eq!(turned.is_ok(), first.is_ok());
+            }
+            first.is_ok()
+        });
     let results: Vec<bool> = results.collect();
     assert!(results.iter().all(|decoded| *decoded == results[0]));
     Corpus::Keep
