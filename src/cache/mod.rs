@@ -2,7 +2,7 @@
 //!
 //! An entry holds the graphs that ONNX Runtime has optimized, with the custom int8 operators whose results were
 //! compared, and the large weights. Its name is a hash of everything that the graphs depend on ([`Key`]), so that an
-//! entry never has to be updated. [`place`] says whose files are trusted, and [`stored`] describes their content.
+//! entry never has to be updated. `place` says whose files are trusted, and `stored` describes their content.
 //!
 //! The cache never makes a start fail: an entry that is damaged, or that another user could have written, is ignored
 //! with a line in the log, and an entry that cannot be written is not written.

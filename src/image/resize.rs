@@ -91,7 +91,7 @@ pub fn short_side_size(size: ImageSize, short: u32) -> Extent {
     Extent { width, height }
 }
 
-/// Resizes `image`, all of whose pixels are the image, as [`resize_placed`] does.
+/// Resizes `image`, all of whose pixels are the image, as `resize_placed` does.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled.

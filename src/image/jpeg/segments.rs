@@ -22,9 +22,9 @@ impl<'a> Segments<'a> {
     }
 }
 
+#[cfg(feature = "libjpeg-turbo")]
 impl<'a> Segments<'a> {
     /// Returns the bytes after the segment that was yielded last.
-    #[cfg(feature = "libjpeg-turbo")]
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
     }
