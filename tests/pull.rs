@@ -64,7 +64,14 @@ impl Place {
         let (models, cache, ca) = (self.text("models"), self.text("cache"), mirror.ca());
         let url = mirror.url("models");
         let flags = [
-            "--models", &models, "--cache", &cache, "--ca", &ca, "--mirror", &url,
+            "--models",
+            &models,
+            "--download-dir",
+            &cache,
+            "--ca",
+            &ca,
+            "--mirror",
+            &url,
         ];
         let mut built = sightline(&[command, &flags].concat());
         for proxy in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
@@ -310,7 +317,14 @@ fn serve_pulls_before_it_serves() {
     let (models, cache) = (place.text("models"), place.text("cache"));
     let (ca, url) = (mirror.ca(), mirror.url("models"));
     let flags = [
-        "--models", &models, "--cache", &cache, "--ca", &ca, "--mirror", &url,
+        "--models",
+        &models,
+        "--download-dir",
+        &cache,
+        "--ca",
+        &ca,
+        "--mirror",
+        &url,
     ];
     let flags = [&flags[..], &["--pull", NAME]].concat();
     for _ in 0..2 {

@@ -68,7 +68,7 @@ const EXIT_CONFIG: u8 = 64;
 /// Serves torchvision's vision networks from a CPU.
 ///
 /// One binary reads official checkpoints, builds and quantizes ONNX graphs, and serves labels,
-/// boxes and masks over HTTP. `sightline serve` needs no files: its default model is built in.
+/// boxes, masks and embeddings over HTTP and gRPC. `sightline serve` needs no files: its default model is built in.
 #[derive(Debug, Parser)]
 #[command(name = "sightline", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {

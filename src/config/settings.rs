@@ -98,7 +98,7 @@ pub struct Settings {
     pub onnxruntime: Option<PathBuf>,
     /// Folder in which optimized networks are cached, so that later starts are faster; `off` to cache nothing [default:
     /// `$XDG_CACHE_HOME/sightline`, else `$HOME/.cache/sightline`]
-    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR|off")]
+    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR")]
     pub cache: Option<CacheChoice>,
     /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant that
     /// it selects (see `--precision`) at start and the model's other variants when they are first
@@ -299,7 +299,7 @@ pub struct Settings {
     #[arg(
         long,
         env = "SIGHTLINE_COMPAT",
-        value_name = "deepstack|torchserve",
+        value_name = "NAME",
         hide_possible_values = true,
         value_delimiter = ','
     )]

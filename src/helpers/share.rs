@@ -22,9 +22,19 @@ pub(crate) fn share(
         ended: Condvar::new(),
     });
     let helping = Arc::clone(&shared);
+    // Waits also if a part panics on this thread, so that no part outlives the memory that the job has reserved.
+    let _waiting = Waiting(&shared);
     helpers.start(most, Arc::new(move || helping.work()));
     shared.work();
-    shared.wait();
+}
+
+/// Waits, when it is dropped, until no call is running.
+struct Waiting<'a, P: Fn(usize)>(&'a Shared<P>);
+
+impl<P: Fn(usize)> Drop for Waiting<'_, P> {
+    fn drop(&mut self) {
+        self.0.wait();
+    }
 }
 
 /// Parts of a job that several threads compute together, one part at a time.

@@ -99,7 +99,7 @@ impl Installer<'_> {
         checkpoint: &Checkpoint,
         url: &SecretUrl,
     ) -> Result<Installed> {
-        let to = self.source.cache()?.join(file_name(&checkpoint.url));
+        let to = self.source.download_dir()?.join(file_name(&checkpoint.url));
         let name = &wanted.name;
         let mut lock = to.clone().into_os_string();
         lock.push(".lock");

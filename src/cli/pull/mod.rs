@@ -1,6 +1,6 @@
 //! `sightline pull`: downloads official checkpoints, verifies them, and exports them into the models directory.
 //!
-//! SIGINT and SIGTERM end the command as they end any other: what has arrived is in the cache and is continued by the
+//! SIGINT and SIGTERM end the command as they end any other: what has arrived is in the folder for downloads and is continued by the
 //! next pull, and models appear in the models directory only as a whole.
 
 mod install;
@@ -54,7 +54,7 @@ pub(super) struct PullArgs {
     /// Replace a model of other weights that has the name in the models directory, without keeping its edits
     #[arg(long, env = "SIGHTLINE_FORCE")]
     force: bool,
-    /// Keep the downloaded checkpoints in the folder of --cache after they are exported
+    /// Keep the downloaded checkpoints in the folder of --download-dir after they are exported
     #[arg(long, env = "SIGHTLINE_KEEP_CHECKPOINT")]
     keep_checkpoint: bool,
     #[command(flatten)]

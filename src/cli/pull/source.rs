@@ -1,5 +1,7 @@
 //! Where checkpoints are downloaded from and to.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -26,15 +28,15 @@ pub(in crate::cli) struct SourceArgs {
         help_heading = "Download"
     )]
     ca: Option<PathBuf>,
-    /// Folder for checkpoints until they are exported [default: `$XDG_CACHE_HOME/sightline`, or
-    /// `$HOME/.cache/sightline`]
+    /// Folder for checkpoints until they are exported [default: `$XDG_CACHE_HOME/sightline/downloads`, or
+    /// `$HOME/.cache/sightline/downloads`]
     #[arg(
         long,
-        env = "SIGHTLINE_CACHE",
+        env = "SIGHTLINE_DOWNLOAD_DIR",
         value_name = "DIR",
         help_heading = "Download"
     )]
-    cache: Option<PathBuf>,
+    download_dir: Option<PathBuf>,
     /// Allow http, which is not encrypted, to hosts other than this one
     #[arg(long, env = "SIGHTLINE_ALLOW_HTTP", help_heading = "Download")]
     allow_http: bool,
@@ -57,11 +59,11 @@ impl SourceArgs {
         }
     }
 
-    /// Returns the folder for downloads, and creates it.
+    /// Returns the folder for downloads, and creates it for this user alone.
     ///
     /// # Errors
     /// If the folder cannot be created, or if no flag or variable says where it is.
-    pub(super) fn cache(&self) -> Result<PathBuf> {
+    pub(super) fn download_dir(&self) -> Result<PathBuf> {
         let variable = |name| {
             std::env::var_os(name)
                 .filter(|v| !v.is_empty())
@@ -70,14 +72,22 @@ impl SourceArgs {
         let usual = || {
             let caches = variable("XDG_CACHE_HOME");
             let caches = caches.or_else(|| Some(variable("HOME")?.join(".cache")));
-            Some(caches?.join("sightline"))
+            Some(caches?.join("sightline/downloads"))
         };
-        let folder = self.cache.clone().or_else(usual);
+        let folder = self.download_dir.clone().or_else(usual);
         let folder = folder.context(
-            "no folder for downloads: neither HOME nor XDG_CACHE_HOME is set; set --cache",
+            "no folder for downloads: neither HOME nor XDG_CACHE_HOME is set; set --download-dir",
         )?;
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create the folder {} (--cache)", folder.display()))?;
+        let created = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder);
+        created.with_context(|| {
+            format!(
+                "cannot create the folder {} (--download-dir)",
+                folder.display()
+            )
+        })?;
         Ok(folder)
     }
 
@@ -146,7 +156,7 @@ mod tests {
         let args = |mirror: Option<&str>| SourceArgs {
             mirror: mirror.map(|url| url.to_owned().into()),
             ca: None,
-            cache: None,
+            download_dir: None,
             allow_http: false,
         };
         let url = |url: &str| Place::Url(url.to_owned().into());

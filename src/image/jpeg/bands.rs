@@ -52,7 +52,7 @@ pub(super) struct Bands {
     period: usize,
     /// Offsets in `data` of the start of each period, and of the end of the last.
     starts: Vec<usize>,
-    /// Number of periods of a band.
+    /// Least number of periods of a band.
     band: usize,
 }
 
@@ -152,17 +152,13 @@ impl Bands {
         }));
         let (shared, cancel) = (Arc::clone(&result), cancel.clone());
         let part = move |index: usize| {
-            // The last band has the remaining periods.
-            let end = if index + 1 == count {
-                periods
-            } else {
-                (index + 1) * self.band
-            };
+            // All bands have nearly the same number of periods, so that none needs more memory than its share.
+            let [start, end] = [index, index + 1].map(|band| band * periods / count);
             let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
             if lock().error.is_some() {
                 return;
             }
-            let decoded = self.band(index * self.band..end, decode, &cancel);
+            let decoded = self.band(start..end, decode, &cancel);
             let mut shared = lock();
             match decoded {
                 Ok((at, pixels)) => {
