@@ -103,7 +103,7 @@ fn damaged_entries_are_rejected_wherever_a_bit_is_flipped() {
 fn sizes_beyond_the_file_are_rejected_before_memory_is_allocated() {
     let stage = |graph: u64, shape: &str| {
         format!(
-            r#"{{"stages":[{{"role":"network","graph_bytes":{graph},"weights":[["w",{shape}]],"fixed_batch":null,"own_operators":0}}],"worker_bytes":0}}"#
+            r#"{{"stages":[{{"role":"network","graph_bytes":{graph},"weights":[["w",{shape}]],"fixed_batch":null,"own_operators":0,"has_embedding":false}}],"worker_bytes":0}}"#
         )
     };
     let cases = [
