@@ -1,7 +1,8 @@
 //! Limits on encoded requests, which are checked before they are decoded.
 //!
 //! A decoded message can take hundreds of times as much memory as its encoding: an empty tensor takes 2 bytes on the wire
-//! and 300 bytes in memory. So the encoding of a request is read without allocations, and its parts are counted.
+//! and 300 bytes in memory. And the elements of tensors share the memory of the whole message, so that a long unknown field
+//! would stay in memory with them. So the encoding of a request is read without allocations, and its parts are counted.
 //!
 //! Source of the encoding: <https://protobuf.dev/programming-guides/encoding/>.
 
@@ -15,7 +16,8 @@ use crate::{
 
 /// Maximum number of parts of a request for inference: parameters, tensors, axes and elements of BYTES together.
 pub const MAX_PARTS: usize = 4096;
-/// Maximum size in bytes of a request that has no tensors.
+/// Maximum size in bytes of a request that has no tensors, and of a request for inference without the elements of its
+/// tensors.
 pub const MAX_SMALL_BYTES: usize = 64 << 10;
 
 /// A request whose encoding is checked before it is decoded.
@@ -36,6 +38,8 @@ pub enum LimitError {
     Bytes,
     /// A request for inference has too many parts.
     Parts,
+    /// A request for inference has too many bytes that are not elements of tensors.
+    Rest,
     /// The elements of a tensor are in a field of a data type that no model reads.
     Contents,
 }
@@ -48,6 +52,10 @@ impl fmt::Display for LimitError {
             Self::Parts => write!(
                 f,
                 "the request has more than {MAX_PARTS} parameters, tensors, axes and elements"
+            ),
+            Self::Rest => write!(
+                f,
+                "the request has more than {MAX_SMALL_BYTES} bytes besides the elements of its tensors"
             ),
             Self::Contents => f.write_str(
                 "`contents`: expected fp32_contents or bytes_contents, or raw_input_contents of the request, got \
@@ -88,28 +96,47 @@ small!(
 
 impl Bounded for ModelInferRequest {
     fn check(encoded: &[u8]) -> Result<(), LimitError> {
-        let mut parts = Parts(MAX_PARTS);
+        let mut parts = Parts {
+            left: MAX_PARTS,
+            elements: 0,
+        };
         let mut fields = Fields(encoded);
         while let Some((number, value)) = fields.next()? {
             match (number, value) {
                 // parameters, inputs, outputs, raw_input_contents
                 (5, Value::Bytes(input)) => parts.input(input)?,
                 (6, Value::Bytes(output)) => parts.output(output)?,
+                (7, Value::Bytes(raw)) => parts.element(raw)?,
                 (4 | 7, _) => parts.take(1)?,
                 _ => {}
             }
+        }
+        if encoded.len() - parts.elements > MAX_SMALL_BYTES {
+            return Err(LimitError::Rest);
         }
         Ok(())
     }
 }
 
-/// The number of parts that a request may still have.
-struct Parts(usize);
+/// The parts of a request.
+struct Parts {
+    /// The number of parts that the request may still have.
+    left: usize,
+    /// Bytes of the elements of tensors so far.
+    elements: usize,
+}
 
 impl Parts {
     fn take(&mut self, count: usize) -> Result<(), LimitError> {
-        let left = self.0.checked_sub(count);
-        self.0 = left.ok_or(LimitError::Parts)?;
+        let left = self.left.checked_sub(count);
+        self.left = left.ok_or(LimitError::Parts)?;
+        Ok(())
+    }
+
+    /// Counts a raw tensor, or an element of BYTES.
+    fn element(&mut self, element: &[u8]) -> Result<(), LimitError> {
+        self.take(1)?;
+        self.elements += element.len();
         Ok(())
     }
 
@@ -132,10 +159,13 @@ impl Parts {
     /// Counts an `InferTensorContents`, whose fp32 values take as many bytes as their encoding.
     fn contents(&mut self, contents: &[u8]) -> Result<(), LimitError> {
         let mut fields = Fields(contents);
-        while let Some((number, _)) = fields.next()? {
-            match number {
-                1..=5 | 7 => return Err(LimitError::Contents),
-                8 => self.take(1)?,
+        while let Some((number, value)) = fields.next()? {
+            match (number, value) {
+                (1..=5 | 7, _) => return Err(LimitError::Contents),
+                (6, Value::Bytes(packed)) => self.elements += packed.len(),
+                // With its key: a value that is not packed takes at least 5 bytes.
+                (6, Value::Fixed32) => self.elements += 5,
+                (8, Value::Bytes(element)) => self.element(element)?,
                 _ => {}
             }
         }
@@ -162,6 +192,7 @@ struct Fields<'a>(&'a [u8]);
 enum Value<'a> {
     /// The content of a length-delimited field.
     Bytes(&'a [u8]),
+    Fixed32,
     Other,
 }
 
@@ -187,7 +218,7 @@ impl<'a> Fields<'a> {
             }
             5 => {
                 self.take(4)?;
-                Value::Other
+                Value::Fixed32
             }
             _ => return Err(LimitError::Malformed),
         };
@@ -290,6 +321,49 @@ mod tests {
             ..InferTensorContents::default()
         });
         assert_eq!(check(&usual), Ok(()));
+    }
+
+    #[test]
+    fn only_elements_may_be_long() {
+        let elements = vec![0; 4 * MAX_SMALL_BYTES];
+        let mut request = ModelInferRequest {
+            raw_input_contents: vec![elements.clone().into()],
+            ..ModelInferRequest::default()
+        };
+        let contents = InferTensorContents {
+            bytes_contents: vec![elements.into()],
+            fp32_contents: vec![0.5; MAX_SMALL_BYTES],
+            ..InferTensorContents::default()
+        };
+        request.inputs.push(InferInputTensor {
+            contents: Some(contents),
+            ..InferInputTensor::default()
+        });
+        let usual = request.encode_to_vec();
+        assert_eq!(ModelInferRequest::check(&usual), Ok(()));
+        // Field 15, which the protocol does not have, of the message and of its input.
+        let unknown = |length: usize| {
+            let mut field = vec![0x7a];
+            prost::encode_length_delimiter(length, &mut field).unwrap();
+            field.resize(field.len() + length, 0);
+            field
+        };
+        let inner = unknown(MAX_SMALL_BYTES);
+        let mut input = vec![0x2a];
+        prost::encode_length_delimiter(inner.len(), &mut input).unwrap();
+        for field in [inner.clone(), [input, inner].concat()] {
+            let message = [usual.clone(), field].concat();
+            assert_eq!(ModelInferRequest::check(&message), Err(LimitError::Rest));
+        }
+        let short = [usual, unknown(1 << 10)].concat();
+        assert_eq!(ModelInferRequest::check(&short), Ok(()));
+        let unpacked = [0x35, 0, 0, 0, 0].repeat(MAX_SMALL_BYTES);
+        let mut parts = Parts {
+            left: 0,
+            elements: 0,
+        };
+        parts.contents(&unpacked).unwrap();
+        assert_eq!(parts.elements, unpacked.len());
     }
 
     #[test]
