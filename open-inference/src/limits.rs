@@ -20,6 +20,11 @@ pub const MAX_PARTS: usize = 4096;
 /// tensors.
 pub const MAX_SMALL_BYTES: usize = 64 << 10;
 
+/// Maximum size in bytes of an id and of a name.
+pub const MAX_NAME_BYTES: usize = 1 << 10;
+/// Maximum size in bytes of a parameter.
+pub const MAX_TEXT_BYTES: usize = 16 << 10;
+
 /// A request whose encoding is checked before it is decoded.
 pub trait Bounded {
     /// Checks the encoding of a request.
@@ -40,6 +45,10 @@ pub enum LimitError {
     Parts,
     /// A request for inference has too many bytes that are not elements of tensors.
     Rest,
+    /// An id or a name has too many bytes.
+    Name,
+    /// A parameter has too many bytes.
+    Text,
     /// The elements of a tensor are in a field of a data type that no model reads.
     Contents,
 }
@@ -57,6 +66,8 @@ impl fmt::Display for LimitError {
                 f,
                 "the request has more than {MAX_SMALL_BYTES} bytes besides the elements of its tensors"
             ),
+            Self::Name => write!(f, "an id or a name has more than {MAX_NAME_BYTES} bytes"),
+            Self::Text => write!(f, "a parameter has more than {MAX_TEXT_BYTES} bytes"),
             Self::Contents => f.write_str(
                 "`contents`: expected fp32_contents or bytes_contents, or raw_input_contents of the request, got \
                  another data type",
@@ -103,11 +114,12 @@ impl Bounded for ModelInferRequest {
         let mut fields = Fields(encoded);
         while let Some((number, value)) = fields.next()? {
             match (number, value) {
-                // parameters, inputs, outputs, raw_input_contents
+                // model_name, model_version, id
+                (1..=3, Value::Bytes(text)) => name(text)?,
+                (4, Value::Bytes(entry)) => parts.parameter(entry)?,
                 (5, Value::Bytes(input)) => parts.input(input)?,
                 (6, Value::Bytes(output)) => parts.output(output)?,
                 (7, Value::Bytes(raw)) => parts.element(raw)?,
-                (4 | 7, _) => parts.take(1)?,
                 _ => {}
             }
         }
@@ -140,6 +152,22 @@ impl Parts {
         Ok(())
     }
 
+    /// Counts an entry of a map of parameters: its name, and an `InferParameter`.
+    fn parameter(&mut self, entry: &[u8]) -> Result<(), LimitError> {
+        self.take(1)?;
+        let mut fields = Fields(entry);
+        while let Some((number, value)) = fields.next()? {
+            match (number, value) {
+                (1, Value::Bytes(text)) => name(text)?,
+                (2, Value::Bytes(value)) if value.len() > MAX_TEXT_BYTES => {
+                    return Err(LimitError::Text);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Counts an `InferInputTensor`.
     fn input(&mut self, input: &[u8]) -> Result<(), LimitError> {
         self.take(1)?;
@@ -148,7 +176,9 @@ impl Parts {
             match (number, value) {
                 // shape: each axis takes at least a byte.
                 (3, Value::Bytes(axes)) => self.take(axes.len())?,
-                (3 | 4, _) => self.take(1)?,
+                (3, _) => self.take(1)?,
+                (1 | 2, Value::Bytes(text)) => name(text)?,
+                (4, Value::Bytes(entry)) => self.parameter(entry)?,
                 (5, Value::Bytes(contents)) => self.contents(contents)?,
                 _ => {}
             }
@@ -176,13 +206,23 @@ impl Parts {
     fn output(&mut self, output: &[u8]) -> Result<(), LimitError> {
         self.take(1)?;
         let mut fields = Fields(output);
-        while let Some((number, _)) = fields.next()? {
-            if number == 2 {
-                self.take(1)?;
+        while let Some((number, value)) = fields.next()? {
+            match (number, value) {
+                (1, Value::Bytes(text)) => name(text)?,
+                (2, Value::Bytes(entry)) => self.parameter(entry)?,
+                _ => {}
             }
         }
         Ok(())
     }
+}
+
+/// Checks the length of an id or a name.
+fn name(text: &[u8]) -> Result<(), LimitError> {
+    if text.len() > MAX_NAME_BYTES {
+        return Err(LimitError::Name);
+    }
+    Ok(())
 }
 
 /// Reads the fields of one encoded message.
@@ -255,6 +295,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::infer_parameter::ParameterChoice;
     use crate::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
     use crate::{InferParameter, InferTensorContents};
 
@@ -364,6 +405,50 @@ mod tests {
         };
         parts.contents(&unpacked).unwrap();
         assert_eq!(parts.elements, unpacked.len());
+    }
+
+    #[test]
+    fn ids_names_and_parameters_are_short() {
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        let text = |length| InferParameter {
+            parameter_choice: Some(ParameterChoice::StringParam("x".repeat(length))),
+        };
+        let empty = ModelInferRequest::default;
+        let named = [
+            ModelInferRequest {
+                id: long.clone(),
+                ..empty()
+            },
+            ModelInferRequest {
+                model_name: long.clone(),
+                ..empty()
+            },
+            ModelInferRequest {
+                parameters: [(long.clone(), text(1))].into(),
+                ..empty()
+            },
+            with_input(InferInputTensor {
+                name: long.clone(),
+                ..InferInputTensor::default()
+            }),
+            ModelInferRequest {
+                outputs: vec![InferRequestedOutputTensor {
+                    name: long.clone(),
+                    ..InferRequestedOutputTensor::default()
+                }],
+                ..empty()
+            },
+        ];
+        for request in named {
+            assert_eq!(check(&request), Err(LimitError::Name));
+        }
+        let with_text = |length| ModelInferRequest {
+            id: long[1..].to_owned(),
+            parameters: [("top_k".to_owned(), text(length))].into(),
+            ..empty()
+        };
+        assert_eq!(check(&with_text(MAX_TEXT_BYTES - 4)), Ok(()));
+        assert_eq!(check(&with_text(MAX_TEXT_BYTES + 1)), Err(LimitError::Text));
     }
 
     #[test]
