@@ -42,6 +42,12 @@ pub(super) fn surround(methods: Router<Arc<App>>, app: &Arc<App>) -> Router {
     middleware::surround(methods, app).with_state(Arc::clone(app))
 }
 
+/// Wraps `rejecting`, which rejects all requests, in the layers that need no API key.
+pub(super) fn surround_rejected(rejecting: Router<Arc<App>>, app: &Arc<App>) -> Router {
+    let rejecting = rejecting.layer(from_fn(translate));
+    middleware::surround(rejecting, app).with_state(Arc::clone(app))
+}
+
 /// Begins the call of `request` and ends it at its deadline.
 async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();

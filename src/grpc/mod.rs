@@ -98,7 +98,7 @@ pub fn router(app: &Arc<App>, control: Control) -> Router {
 /// API key is read.
 pub fn tls_required_router(app: &Arc<App>) -> Router {
     let rejected = async || Problem::from(ServeError::HttpsRequired).into_response();
-    layers::surround(Router::new().fallback(rejected), app)
+    layers::surround_rejected(Router::new().fallback(rejected), app)
 }
 
 /// Adds the method `path` of `service`.

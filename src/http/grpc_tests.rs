@@ -176,6 +176,9 @@ async fn only_probes_need_no_key() {
         let ended = send(&app, with(call(INFER, body()), name, value)).await;
         assert_eq!(ended.code, "0", "{}", ended.message);
     }
+    // Without TLS on a port that requires it, no key is asked for.
+    let ended = send_to(grpc::tls_required_router(&app), call(INFER, body())).await;
+    assert!(ended.message.contains("TLS"), "{}", ended.message);
     let check = framed(&[HealthCheckRequest::default()]);
     let health: HealthCheckResponse = send(&app, call(CHECK, check)).await.message();
     assert_eq!(health.status, 1);
