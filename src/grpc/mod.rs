@@ -42,7 +42,7 @@ use service::Inference;
 pub enum Control {
     /// They may.
     Allowed,
-    /// Only those of the admin listener may.
+    /// Only those of the admin listener may. Without one, those of gRPC may if they need an API key.
     Elsewhere,
 }
 
