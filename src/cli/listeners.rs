@@ -123,7 +123,7 @@ impl Listeners {
         tls: Option<Arc<Tls>>,
         stop: impl Future<Output = ()>,
     ) -> bool {
-        let control = if self.admin.is_empty() {
+        let control = if self.admin.is_empty() && app.keys.is_some() {
             Control::Allowed
         } else {
             Control::Elsewhere

@@ -18,13 +18,21 @@ use crate::http::upload::Pausing;
 /// Bytes of a message before its content: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
+/// What the messages of a request may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    /// Maximum number of bytes of a message.
+    pub(super) limit: usize,
+    /// Whether there is one message only. Tonic reads what follows it, and drops it.
+    pub(super) single: bool,
+}
+
 /// The body of a call's request. Memory for its bytes is reserved before they are passed on. Reading it fails with the
 /// status of the call if the memory is exhausted, if the client is too slow, or if the connection fails.
 pub(super) struct Metered {
     body: Body,
     call: Call,
-    /// Maximum number of bytes of a message.
-    limit: usize,
+    shape: Shape,
     /// Bytes that have arrived in all.
     arrived: u64,
     /// Offset in the body at which the next message begins.
@@ -38,16 +46,16 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    /// Returns `body`, the body of `call`, whose messages may have `limit` bytes. Without `pausing`, it has to
-    /// arrive before the deadline of the call; with it, the client may pause between messages.
-    pub(super) fn new(body: Body, call: Call, limit: usize, pausing: Option<Pausing>) -> Self {
+    /// Returns `body`, the body of `call`, whose messages have `shape`. Without `pausing`, it has to arrive before the
+    /// deadline of the call; with it, the client may pause between messages.
+    pub(super) fn new(body: Body, call: Call, shape: Shape, pausing: Option<Pausing>) -> Self {
         if let Some(pausing) = &pausing {
             pausing.set(true);
         }
         Self {
             body,
             call,
-            limit,
+            shape,
             arrived: 0,
             next: 0,
             prefix: Vec::with_capacity(PREFIX),
@@ -60,10 +68,17 @@ impl Metered {
     ///
     /// # Errors
     /// [`ServeError::BodyTooLarge`] for a message over the limit, before its content has arrived;
-    /// [`ServeError::BodyMemory`] if the memory is exhausted.
+    /// [`ServeError::BadBody`] for a second message where there is one only; [`ServeError::BodyMemory`] if the memory is exhausted.
     fn admit(&mut self, data: &[u8]) -> Result<(), ServeError> {
         let end = self.arrived + data.len() as u64;
         while self.next < end {
+            if self.shape.single && self.next > 0 {
+                return Err(ServeError::BadBody {
+                    field: "body".to_owned(),
+                    expected: "one message",
+                    reason: "the call has a second message".to_owned(),
+                });
+            }
             // Bytes of the prefix that have arrived before are in `prefix`.
             let at = self.next + self.prefix.len() as u64;
             let rest = at.checked_sub(self.arrived).map(|at| at as usize);
@@ -74,8 +89,9 @@ impl Metered {
                 break;
             };
             let length = u32::from_be_bytes(length);
-            if length as usize > self.limit {
-                return Err(ServeError::BodyTooLarge { limit: self.limit });
+            let limit = self.shape.limit;
+            if length as usize > limit {
+                return Err(ServeError::BodyTooLarge { limit });
             }
             self.prefix.clear();
             self.next += PREFIX as u64 + u64::from(length);
@@ -152,15 +168,19 @@ mod tests {
     fn lengths_are_checked_however_the_bytes_arrive() {
         let app = App::new(Limits::default(), 1);
         let small = [message(0), message(10), message(3)].concat();
+        let stream = Shape {
+            limit: 10,
+            single: false,
+        };
         let large = [message(10), message(11)].concat();
         for step in 1..=small.len() {
             let call = Call::new(&app, None, Trace::default());
-            let mut body = Metered::new(Body::empty(), call.clone(), 10, None);
+            let mut body = Metered::new(Body::empty(), call.clone(), stream, None);
             for data in small.chunks(step) {
                 body.admit(data).unwrap();
             }
             assert!(call.take_memory(&app).amount() >= small.len() as u64);
-            let mut body = Metered::new(Body::empty(), call, 10, None);
+            let mut body = Metered::new(Body::empty(), call, stream, None);
             let admitted = large.chunks(step).try_for_each(|data| body.admit(data));
             assert!(matches!(
                 admitted,
@@ -171,6 +191,23 @@ mod tests {
                 body.arrived <= (message(10).len() + PREFIX) as u64,
                 "{step}"
             );
+        }
+    }
+
+    #[test]
+    fn nothing_follows_the_message_of_a_unary_call() {
+        let app = App::new(Limits::default(), 1);
+        let unary = Shape {
+            limit: 10,
+            single: true,
+        };
+        for step in 1..=20 {
+            let call = Call::new(&app, None, Trace::default());
+            let mut body = Metered::new(Body::empty(), call, unary, None);
+            for data in message(10).chunks(step) {
+                body.admit(data).unwrap();
+            }
+            assert!(matches!(body.admit(&[0]), Err(ServeError::BadBody { .. })));
         }
     }
 }

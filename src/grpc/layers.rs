@@ -10,10 +10,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue, Version};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use open_inference::limits::MAX_SMALL_BYTES;
 use tokio::time::timeout_at;
 use tonic::{Code, Status};
 
-use super::body::Metered;
+use super::WITH_TENSORS;
+use super::body::{Metered, Shape};
 use super::call::Call;
 use super::status::{recorded, status};
 use super::stream::of_client;
@@ -28,14 +30,22 @@ use crate::http::upload::Pausing;
 
 /// End of the path of the method whose client may pause between messages, and which limits these pauses.
 const PAUSES: &str = "/ModelStreamInfer";
+/// End of the path of the method whose only message has a stream of responses.
+const WATCHES: &str = "/Watch";
 /// Ends of the paths of the methods whose responses are streams. Their time limits concern messages.
-const STREAMS: [&str; 3] = [PAUSES, "/ServerReflectionInfo", "/Watch"];
+const STREAMS: [&str; 3] = [PAUSES, "/ServerReflectionInfo", WATCHES];
 
 /// Wraps `methods`, the routes of all methods, in the layers of a call. The outermost layers are those of HTTP.
 pub(super) fn surround(methods: Router<Arc<App>>, app: &Arc<App>) -> Router {
     let methods = methods.layer(from_fn_with_state(Arc::clone(app), begin));
     let methods = middleware::guard(methods, app, Listener::Grpc).layer(from_fn(translate));
     middleware::surround(methods, app).with_state(Arc::clone(app))
+}
+
+/// Wraps `rejecting`, which rejects all requests, in the layers that need no API key.
+pub(super) fn surround_rejected(rejecting: Router<Arc<App>>, app: &Arc<App>) -> Router {
+    let rejecting = rejecting.layer(from_fn(translate));
+    middleware::surround(rejecting, app).with_state(Arc::clone(app))
 }
 
 /// Begins the call of `request` and ends it at its deadline.
@@ -50,13 +60,16 @@ async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     };
     let call = Call::new(&app, timeout, traces::trace_of(request.extensions()));
     let path = request.extensions().get::<MatchedPath>();
-    let ends_with = |end: &str| path.is_some_and(|path| path.as_str().ends_with(end));
-    let (streams, pauses) = (STREAMS.into_iter().any(ends_with), ends_with(PAUSES));
+    let path = path.map(MatchedPath::as_str).unwrap_or_default();
+    let (streams, pauses) = (
+        STREAMS.into_iter().any(|end| path.ends_with(end)),
+        path.ends_with(PAUSES),
+    );
+    let shape = shape(&app, path);
     request.extensions_mut().insert(call.clone());
-    let limit = app.limits.max_body_bytes;
     let pausing = request.extensions().get::<Pausing>().cloned();
     let pausing = pauses.then(|| pausing.unwrap_or_default());
-    let metered = |body| Body::new(Metered::new(body, call.clone(), limit, pausing));
+    let metered = |body| Body::new(Metered::new(body, call.clone(), shape, pausing));
     let work = next.run(request.map(metered));
     // Other calls have their deadlines in the handlers, after their models are loaded.
     let response = if streams || !call.limited {
@@ -69,6 +82,19 @@ async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
         })
     };
     call.finish(response)
+}
+
+/// Returns what the messages of the method `path` may be. Some methods without tensors need no key.
+fn shape(app: &App, path: &str) -> Shape {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    Shape {
+        limit: if WITH_TENSORS.contains(&method) {
+            app.limits.max_body_bytes
+        } else {
+            MAX_SMALL_BYTES
+        },
+        single: path.ends_with(WATCHES) || !STREAMS.into_iter().any(|end| path.ends_with(end)),
+    }
 }
 
 /// Returns whether a request with these headers is a call of gRPC.

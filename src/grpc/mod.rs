@@ -27,6 +27,7 @@ use axum::extract::Request;
 use axum::response::IntoResponse;
 use open_inference::SERVICE;
 use open_inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use open_inference::limits::MAX_SMALL_BYTES;
 use tonic::codec::CompressionEncoding;
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, ServiceExt as _};
@@ -41,7 +42,7 @@ use service::Inference;
 pub enum Control {
     /// They may.
     Allowed,
-    /// Only those of the admin listener may.
+    /// Only those of the admin listener may. Without one, those of gRPC may if they need an API key.
     Elsewhere,
 }
 
@@ -61,17 +62,28 @@ const METHODS: [&str; 12] = [
     "RepositoryModelUnload",
 ];
 
+/// Methods whose messages have tensors.
+const WITH_TENSORS: [&str; 2] = ["ModelInfer", "ModelStreamInfer"];
+
 /// Returns the router of the gRPC listeners, with its layers. A request that is no call gets a problem document.
 pub fn router(app: &Arc<App>, control: Control) -> Router {
-    let limit = app.limits.max_body_bytes;
+    let inference = GrpcInferenceServiceServer::new(Inference::new(Arc::clone(app), control));
     // Responses are not compressed: most clients accept that without asking for it, and it costs more than it saves.
-    let inference = GrpcInferenceServiceServer::new(Inference::new(Arc::clone(app), control))
+    let tensors = inference
+        .clone()
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
-        .max_decoding_message_size(limit);
+        .max_decoding_message_size(app.limits.max_body_bytes);
+    // Some of the other methods need no key, and none needs a large message or a decompressor.
+    let small = inference.max_decoding_message_size(MAX_SMALL_BYTES);
     let mut methods = Router::new();
     for method in METHODS {
-        methods = add(methods, &format!("/{SERVICE}/{method}"), inference.clone());
+        let service = if WITH_TENSORS.contains(&method) {
+            &tensors
+        } else {
+            &small
+        };
+        methods = add(methods, &format!("/{SERVICE}/{method}"), service.clone());
     }
     let health = HealthServer::new(health::Probes(Arc::clone(app)));
     for method in ["Check", "Watch"] {
@@ -86,7 +98,7 @@ pub fn router(app: &Arc<App>, control: Control) -> Router {
 /// API key is read.
 pub fn tls_required_router(app: &Arc<App>) -> Router {
     let rejected = async || Problem::from(ServeError::HttpsRequired).into_response();
-    layers::surround(Router::new().fallback(rejected), app)
+    layers::surround_rejected(Router::new().fallback(rejected), app)
 }
 
 /// Adds the method `path` of `service`.
@@ -115,8 +127,12 @@ fn add_reflection(methods: Router<Arc<App>>) -> Router<Arc<App>> {
         |version| format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
     match (builder().build_v1(), builder().build_v1alpha()) {
         (Ok(v1), Ok(alpha)) => {
-            let methods = add(methods, &path("v1"), v1.max_decoding_message_size(64 << 10));
-            let alpha = alpha.max_decoding_message_size(64 << 10);
+            let methods = add(
+                methods,
+                &path("v1"),
+                v1.max_decoding_message_size(MAX_SMALL_BYTES),
+            );
+            let alpha = alpha.max_decoding_message_size(MAX_SMALL_BYTES);
             add(methods, &path("v1alpha"), alpha)
         }
         // The descriptors are part of the binary, and a test reads them.

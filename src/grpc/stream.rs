@@ -91,11 +91,13 @@ async fn next(
         .unwrap_or_else(passed)
 }
 
-/// Returns `status` as a mistake of the client if the framing of its message is wrong, which tonic reports as a fault of the
-/// server.
+/// Returns `status` as a mistake of the client if the framing or the size of its message is wrong, which tonic reports as a
+/// fault or a lack of the server.
 pub(super) fn of_client(status: Status) -> Status {
     match status.code() {
-        Code::Internal => Status::invalid_argument(status.message()),
+        Code::Internal | Code::ResourceExhausted | Code::OutOfRange => {
+            Status::invalid_argument(status.message())
+        }
         _ => status,
     }
 }

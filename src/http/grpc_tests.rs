@@ -176,6 +176,9 @@ async fn only_probes_need_no_key() {
         let ended = send(&app, with(call(INFER, body()), name, value)).await;
         assert_eq!(ended.code, "0", "{}", ended.message);
     }
+    // Without TLS on a port that requires it, no key is asked for.
+    let ended = send_to(grpc::tls_required_router(&app), call(INFER, body())).await;
+    assert!(ended.message.contains("TLS"), "{}", ended.message);
     let check = framed(&[HealthCheckRequest::default()]);
     let health: HealthCheckResponse = send(&app, call(CHECK, check)).await.message();
     assert_eq!(health.status, 1);
@@ -293,6 +296,15 @@ async fn wrong_calls_are_mistakes_of_the_client() {
         let path = request.uri().path().to_owned();
         assert_eq!(send(&app, request).await.code, code, "{path}");
     }
+    let two = framed(&[image("", png_file()), image("", png_file())]);
+    assert_eq!(send(&app, call(INFER, two)).await.code, "3");
+    // Methods that need no key read little: 64 KiB that are not compressed.
+    let long = 64 << 10;
+    let ready = |length: u32| [&[0][..], &length.to_be_bytes(), &vec![0; 9]].concat();
+    assert_eq!(send(&app, call(READY, ready(long + 1))).await.code, "3");
+    let gzipped = call(READY, [&[1, 0, 0, 0, 9][..], &[0; 9]].concat());
+    let gzipped = with(gzipped, "grpc-encoding", "gzip");
+    assert_eq!(send(&app, gzipped).await.code, "12");
     let router = grpc::router(&app, Control::Elsewhere);
     let request = axum::http::Request::get("/").body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();

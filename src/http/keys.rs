@@ -117,8 +117,10 @@ fn record(name: &KeyName) {
 }
 
 fn count(app: &App, name: &KeyName, response: &Response) {
-    let status = response.status().as_u16();
-    app.metrics.key_request(name.as_str(), status);
+    // Every response of gRPC has the status 200.
+    let problem = response.extensions().get::<Problem>();
+    let status = problem.map_or(response.status(), Problem::status);
+    app.metrics.key_request(name.as_str(), status.as_u16());
 }
 
 /// Returns the response to a request that is rejected with `error`. Nothing of its body is kept.

@@ -1,6 +1,8 @@
 """Talks to a server with the unmodified gRPC clients of Triton, and checks the answers.
 
-Usage: triton_grpc.py GRPC_ADDRESS HTTP_URL IMAGE MODEL
+Usage: triton_grpc.py GRPC_ADDRESS HTTP_URL IMAGE MODEL [KEY]
+
+With KEY, an API key, only the control of models is checked.
 
 Exits with 77 if tritonclient is not installed.
 """
@@ -20,7 +22,7 @@ except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(77)
 
-address, url, path, model = sys.argv[1:5]
+address, url, path, model, *keys = sys.argv[1:]
 image = open(path, "rb").read()
 faces = {"tensor": model, "image": f"{model}_image"}
 
@@ -142,14 +144,16 @@ def stream(client):
     client.stop_stream()
 
 
-def control(client):
-    client.load_model(model)
-    client.unload_model(f"{model}_image")
-    assert not client.is_model_ready(model)
-    failure(lambda: client.infer(model, inputs([image])), "UNAVAILABLE")
-    client.load_model(model)
-    assert client.is_model_ready(model)
-    failure(lambda: client.load_model("nothing"), "NOT_FOUND")
+def control(client, key):
+    failure(lambda: client.load_model(model), "UNAUTHENTICATED")
+    headers = {"authorization": f"Bearer {key}"}
+    client.load_model(model, headers=headers)
+    client.unload_model(f"{model}_image", headers=headers)
+    assert not client.is_model_ready(model, headers=headers)
+    failure(lambda: client.infer(model, inputs([image]), headers=headers), "UNAVAILABLE")
+    client.load_model(model, headers=headers)
+    assert client.is_model_ready(model, headers=headers)
+    failure(lambda: client.load_model("nothing", headers=headers), "NOT_FOUND")
 
 
 async def asynchronous():
@@ -171,10 +175,13 @@ async def asynchronous():
 
 
 with grpc.InferenceServerClient(address) as client:
-    describe(client)
-    infer(client)
-    errors(client)
-    stream(client)
-    asyncio.run(asynchronous())
-    control(client)
+    if keys:
+        control(client, keys[0])
+    else:
+        describe(client)
+        infer(client)
+        errors(client)
+        stream(client)
+        asyncio.run(asynchronous())
+        failure(lambda: client.load_model(model), "UNIMPLEMENTED")
 print("all answers are right")

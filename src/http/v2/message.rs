@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::HEADER_LENGTH;
-use super::values::{Bounded, MAX_ITEMS, Values};
+use super::values::{Bounded, MAX_ITEMS, Name, Values};
 use crate::error::ServeError;
 use crate::inference::{DataType, Parameter, Parameters, RequestedOutput};
 use crate::parameters::{bad, cut};
@@ -119,7 +119,7 @@ pub(super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, Serv
     let outputs = outputs.unwrap_or_default().into_iter().enumerate();
     let outputs = outputs.map(|(index, output)| output.read(index));
     Ok(Message {
-        id: document.id,
+        id: document.id.map(|Name(id)| id),
         binary_outputs: flag(&mut parameters, "binary_data_output")?.unwrap_or(false),
         parameters,
         inputs,
@@ -166,7 +166,7 @@ pub(super) fn unreadable(error: &serde_json::Error) -> ServeError {
 #[derive(Deserialize)]
 #[serde(expecting = "an object with the field `inputs`, a list")]
 struct Document<'a> {
-    id: Option<String>,
+    id: Option<Name>,
     parameters: Option<Values>,
     #[serde(borrow)]
     inputs: Bounded<RawInput<'a>, MAX_ITEMS>,
@@ -176,9 +176,9 @@ struct Document<'a> {
 #[derive(Deserialize)]
 #[serde(expecting = "an input with the fields `name`, `shape`, `datatype` and `data`")]
 struct RawInput<'a> {
-    name: String,
+    name: Name,
     shape: Bounded<i64, MAX_AXES>,
-    datatype: String,
+    datatype: Name,
     parameters: Option<Values>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -187,7 +187,7 @@ struct RawInput<'a> {
 #[derive(Deserialize)]
 #[serde(expecting = "an output with the field `name`")]
 struct RawOutput {
-    name: String,
+    name: Name,
     parameters: Option<Values>,
 }
 
@@ -203,7 +203,7 @@ impl RawInput<'_> {
         let mut parameters = self.parameters.unwrap_or_default().0;
         let field = format!("inputs[{index}]");
         no_shared_memory(&field, &parameters)?;
-        let datatype = DataType::parse(&format!("{field}.datatype"), &self.datatype)?;
+        let datatype = DataType::parse(&format!("{field}.datatype"), &self.datatype.0)?;
         let size = parameters.remove("binary_data_size");
         let size = size.map(|size| match size {
             Parameter::Uint(size) => Ok(size),
@@ -234,7 +234,7 @@ impl RawInput<'_> {
             }
         };
         Ok(Input {
-            name: self.name,
+            name: self.name.0,
             datatype,
             shape: self.shape.0,
             data,
@@ -257,7 +257,7 @@ impl RawOutput {
         };
         Ok(Output {
             requested: RequestedOutput {
-                name: self.name,
+                name: self.name.0,
                 classes,
             },
             binary: flag(&mut parameters, "binary_data")?,

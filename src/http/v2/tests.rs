@@ -346,9 +346,17 @@ async fn wrong_messages_say_what_was_expected() {
         message[key] = value;
         message
     };
-    let cases: [(Value, &str); 30] = [
+    let cases: [(Value, &str); 32] = [
         (json!({}), "missing field `inputs`"),
         (json!([]), "expected an object"),
+        (
+            with("id", json!("x".repeat(1025))),
+            "a string of at most 1024 bytes",
+        ),
+        (
+            with("parameters", json!({"top_k": "x".repeat(16_385)})),
+            "a text of at most 16384 bytes",
+        ),
         (json!({"inputs": []}), "`inputs`: expected one input"),
         (
             json!({"inputs": [image()["inputs"][0], image()["inputs"][0]]}),

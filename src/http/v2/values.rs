@@ -1,9 +1,10 @@
-//! Lists and parameters in JSON messages, of bounded sizes.
+//! Lists, texts and parameters in JSON messages, of bounded sizes.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+use open_inference::limits::{MAX_NAME_BYTES, MAX_TEXT_BYTES};
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -44,6 +45,32 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedVisito
     }
 }
 
+/// An id or a name, of at most [`MAX_NAME_BYTES`].
+pub(super) struct Name(pub(super) String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a string of at most {MAX_NAME_BYTES} bytes")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(E::invalid_length(name.len(), &self));
+        }
+        Ok(Name(name.to_owned()))
+    }
+}
+
 /// Parameters of a message, an input or an output.
 #[derive(Default)]
 pub(super) struct Values(pub(super) Parameters);
@@ -65,7 +92,7 @@ impl<'de> Visitor<'de> for ValuesVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Values, A::Error> {
         let mut values = BTreeMap::new();
-        while let Some((name, Value(value))) = entries.next_entry::<String, Value>()? {
+        while let Some((Name(name), Value(value))) = entries.next_entry::<Name, Value>()? {
             if values.insert(name, value).is_some() || values.len() > MAX_ITEMS {
                 return Err(A::Error::custom(format!(
                     "expected at most {MAX_ITEMS} different parameters"
@@ -110,7 +137,11 @@ impl Visitor<'_> for ValueVisitor {
         Ok(Parameter::Double(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Parameter, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Parameter, E> {
+        if value.len() > MAX_TEXT_BYTES {
+            let expected = format!("a text of at most {MAX_TEXT_BYTES} bytes");
+            return Err(E::invalid_length(value.len(), &&*expected));
+        }
         Ok(Parameter::Text(value.to_owned()))
     }
 }
