@@ -181,6 +181,59 @@ async fn only_probes_need_no_key() {
     assert_eq!(health.status, 1);
 }
 
+/// Returns a server with one key, `a`, that has `limits`, and the file of its keys.
+fn with_limits(folder: &tempfile::TempDir, limits: &str) -> (Arc<App>, std::path::PathBuf) {
+    let path = folder.path().join("keys");
+    std::fs::write(&path, format!("alice {} {limits}\n", KeyDigest::of(b"a"))).unwrap();
+    let mut app = App::new(Limits::default(), 1);
+    app.keys = Some(Arc::new(KeyFile::load(&path).unwrap()));
+    (Setup::with(Behavior::Logits, app).app, path)
+}
+
+/// Returns the error messages of the responses in `ended`, in order.
+fn errors(ended: &Ended) -> Vec<String> {
+    let message = |message: &Bytes| {
+        let response = ModelStreamInferResponse::decode(message.clone()).unwrap();
+        response.error_message
+    };
+    ended.messages.iter().map(message).collect()
+}
+
+#[tokio::test]
+async fn the_rate_of_a_key_counts_every_request_of_a_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let (app, _) = with_limits(&folder, "rate=2/h burst=2");
+    let requests = ["0", "1", "2"].map(|id| image(id, png_file()));
+    let request = call(STREAM, framed(&requests));
+    let ended = send(&app, with(request, "x-api-key", "a")).await;
+    assert_eq!(ended.code, "0");
+    let errors = errors(&ended);
+    assert_eq!(errors[..2], ["", ""]);
+    assert!(errors[2].contains("2/h"), "{}", errors[2]);
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn a_stream_is_in_flight_until_it_ends_and_ends_without_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (app, path) = with_limits(&folder, "concurrency=1");
+    let endless = || {
+        let pending = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        with(call(STREAM, Body::from_stream(pending)), "x-api-key", "a")
+    };
+    let router = grpc::router(&app, Control::Elsewhere);
+    let open = router.oneshot(endless()).await.unwrap();
+    assert_eq!(send(&app, endless()).await.code, "8");
+    drop(open);
+    let router = grpc::router(&app, Control::Elsewhere);
+    let open = router.oneshot(endless()).await.unwrap();
+    std::fs::write(&path, format!("bob {}\n", KeyDigest::of(b"b"))).unwrap();
+    let keys = app.keys.as_ref().unwrap();
+    keys.reload(&app.metrics).unwrap();
+    let collected = open.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["grpc-status"], "16");
+}
+
 #[tokio::test]
 async fn a_server_that_stops_rejects_calls_and_says_so_to_probes() {
     let app = running();
