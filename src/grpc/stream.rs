@@ -96,14 +96,20 @@ impl Session {
                 }
             }
         };
-        let call = &self.call;
-        if !call.limited {
+        let Some(end) = self.call.end else {
             return wait.await;
-        }
-        let passed = |_| Err(status_of(call.deadline.passed()));
-        timeout_at(call.deadline.at().into(), wait)
+        };
+        let passed = |_| Err(status_of(end.passed()));
+        timeout_at(end.at().into(), wait)
             .await
             .unwrap_or_else(passed)
+    }
+
+    /// Returns the deadline of a request that arrives now: it has the time of the server, up to the end of the stream.
+    fn deadline(&self) -> Deadline {
+        let longest = self.app.limits.request_timeout;
+        let left = self.call.end.map(Deadline::left);
+        Deadline::after(left.map_or(longest, |left| left.min(longest)))
     }
 
     /// Returns the key of the stream, with the keys that apply now.
@@ -144,11 +150,7 @@ impl Session {
 
     async fn infer(&self, counts: bool, request: ModelInferRequest) -> Result<Inferred, Problem> {
         let (app, call) = (&*self.app, &self.call);
-        let deadline = if call.limited {
-            call.deadline
-        } else {
-            Deadline::after(app.limits.request_timeout)
-        };
+        let deadline = self.deadline();
         let body = call.take_memory(app);
         if counts && let Err(error) = self.count() {
             // Nothing of the request is kept while its response is delayed.

@@ -1,9 +1,12 @@
 //! Tests of calls of gRPC, with a fake classifier whose logits are 1, 3 and 2: keys, deadlines, the stop of the server,
 //! the control of models, and the release of memory.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Version};
 use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use open_inference::model_infer_request::InferInputTensor;
 use open_inference::{
@@ -169,8 +172,7 @@ async fn only_probes_need_no_key() {
     let body = || framed(&[image("", png_file())]);
     assert_eq!(send(&app, call(INFER, body())).await.code, "16");
     // A stream that never ends is rejected without waiting for it.
-    let endless =
-        Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let endless = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
     assert_eq!(send(&app, call(STREAM, endless)).await.code, "16");
     for (name, value) in [("authorization", "Bearer a"), ("x-api-key", "a")] {
         let ended = send(&app, with(call(INFER, body()), name, value)).await;
@@ -218,7 +220,7 @@ async fn a_stream_is_in_flight_until_it_ends_and_ends_without_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let (app, path) = with_limits(&folder, "concurrency=1");
     let endless = || {
-        let pending = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let pending = stream::pending::<Result<Bytes, std::io::Error>>();
         with(call(STREAM, Body::from_stream(pending)), "x-api-key", "a")
     };
     let router = grpc::router(&app, Control::Elsewhere);
@@ -253,7 +255,7 @@ async fn a_server_that_stops_rejects_calls_and_says_so_to_probes() {
     assert_eq!(send(&app, call(INFER, body())).await.code, "0");
     app.start_draining();
     assert_eq!(send(&app, call(INFER, body())).await.code, "14");
-    let idle = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let idle = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
     assert_eq!(send(&app, call(STREAM, idle)).await.code, "14");
 }
 
@@ -301,6 +303,30 @@ async fn a_deadline_and_a_client_that_leaves_end_the_work() {
         let _ = setup.permits.send(());
     }
     expect_nothing_reserved(app).await;
+}
+
+#[tokio::test]
+async fn a_stream_may_take_longer_than_a_request_but_not_than_its_client_allows() {
+    let limits = Limits {
+        request_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let app = Setup::running(Behavior::Logits, limits);
+    let body = || {
+        let first = stream::iter([framed(&[image("0", png_file())])]);
+        let late = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            framed(&[image("1", png_file())])
+        });
+        Body::from_stream(first.chain(late).map(Ok::<_, std::io::Error>))
+    };
+    let ended = send(&app, with(call(STREAM, body()), "grpc-timeout", "1M")).await;
+    assert_eq!(
+        (&*ended.code, errors(&ended)),
+        ("0", vec![String::new(); 2])
+    );
+    let ended = send(&app, with(call(STREAM, body()), "grpc-timeout", "100m")).await;
+    assert_eq!(ended.code, "4");
 }
 
 #[tokio::test]
