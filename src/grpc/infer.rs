@@ -82,8 +82,10 @@ impl Inferring<'_> {
             app,
             trace,
             deadline,
-            body,
+            mut body,
         } = self;
+        // A compressed message takes more memory than its bytes on the wire, also while its model is loaded.
+        body.grow_to(convert::bytes(&message) as u64)?;
         let admitted = admit(app, deadline, watch, || {
             let snapshot = app.registry()?.snapshot();
             let version = Some(message.model_version.as_str());
@@ -93,9 +95,7 @@ impl Inferring<'_> {
         });
         let (target, admission) = admitted.await?;
         let mut admission: Admission = admission.traced(trace);
-        // A compressed message takes more memory than its bytes on the wire.
         admission.hold_body(body);
-        admission.reserve_body(convert::bytes(&message))?;
         let request = convert::request(message)?;
         inference::infer(app, admission, &target, request).await
     }
