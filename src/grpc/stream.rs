@@ -16,6 +16,7 @@ use super::infer::{Inferred, Inferring};
 use super::status::status_of;
 use crate::admission::{Deadline, Watch};
 use crate::app::App;
+use crate::budget::Permit;
 use crate::error::ServeError;
 use crate::http::problem::Problem;
 use crate::http::task::failed;
@@ -63,7 +64,24 @@ pub(super) fn responses(session: Session, requests: Streaming<ModelInferRequest>
         // The key's rate counts the call and its first request as one.
         async move { Ok(session.answer(index > 0, request?).await) }
     });
-    Box::pin(answers.buffered(DEPTH))
+    Box::pin(held(Box::pin(answers.buffered(DEPTH))))
+}
+
+/// A response and the memory that is reserved for it.
+type Answer = (ModelStreamInferResponse, Option<Arc<Permit>>);
+
+/// Returns the responses in `answers`. The memory of each stays reserved until the next one is asked for, because its
+/// encoding takes as much as its tensors and is sent before.
+fn held(
+    answers: impl Stream<Item = Result<Answer, Status>> + Unpin + Send + 'static,
+) -> impl Stream<Item = Result<ModelStreamInferResponse, Status>> + Send {
+    unfold((answers, None), async |(mut answers, memory)| {
+        drop(memory);
+        Some(match answers.next().await? {
+            Ok((response, memory)) => (Ok(response), (answers, memory)),
+            Err(status) => (Err(status), (answers, None)),
+        })
+    })
 }
 
 impl Session {
@@ -131,20 +149,26 @@ impl Session {
     }
 
     /// Returns the response to one request. `counts` says whether it counts towards the rate of the key.
-    async fn answer(&self, counts: bool, request: ModelInferRequest) -> ModelStreamInferResponse {
+    async fn answer(&self, counts: bool, request: ModelInferRequest) -> Answer {
         let id = request.id.clone();
         match self.infer(counts, request).await {
-            Ok(done) => ModelStreamInferResponse {
-                error_message: String::new(),
-                infer_response: Some(done.response),
-            },
-            Err(problem) => ModelStreamInferResponse {
-                error_message: problem.open_inference_text(false),
-                infer_response: Some(ModelInferResponse {
-                    id,
-                    ..ModelInferResponse::default()
-                }),
-            },
+            Ok(done) => {
+                let response = ModelStreamInferResponse {
+                    error_message: String::new(),
+                    infer_response: Some(done.response),
+                };
+                (response, Some(done.memory))
+            }
+            Err(problem) => {
+                let response = ModelStreamInferResponse {
+                    error_message: problem.open_inference_text(false),
+                    infer_response: Some(ModelInferResponse {
+                        id,
+                        ..ModelInferResponse::default()
+                    }),
+                };
+                (response, None)
+            }
         }
     }
 
