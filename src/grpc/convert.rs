@@ -20,13 +20,15 @@ const CLASSIFICATION: &str = "classification";
 /// Maximum number of classes to return.
 const MAX_CLASSES: u64 = 100_000;
 
-/// Returns the number of bytes that the elements of a message take in memory.
+/// Returns the number of bytes that the elements of a message take in memory. Typed FP32 elements take twice their size,
+/// because they are converted to bytes.
 pub(super) fn bytes(message: &ModelInferRequest) -> usize {
     let raw = message.raw_input_contents.iter().map(Bytes::len);
     let typed = message.inputs.iter().filter_map(|input| {
         let contents = input.contents.as_ref()?;
         let elements: usize = contents.bytes_contents.iter().map(Bytes::len).sum();
-        Some(elements + size_of_val(&contents.fp32_contents[..]))
+        let values = contents.fp32_contents.capacity() + contents.fp32_contents.len();
+        Some(elements + values * size_of::<f32>())
     });
     raw.chain(typed).sum()
 }
@@ -100,10 +102,10 @@ fn typed(
     } = contents;
     match datatype {
         DataType::Fp32 if elements.is_empty() => {
-            let bytes: Vec<u8> = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
+            let mut bytes = Vec::with_capacity(size_of_val(&values[..]));
+            for value in values {
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
             Ok(TensorData::Raw(bytes.into()))
         }
         DataType::Bytes if values.is_empty() => Ok(TensorData::Elements(elements)),
@@ -232,6 +234,13 @@ mod tests {
             let inputs = request(message).unwrap().inputs;
             assert_eq!(inputs[0].data, expected);
         }
+    }
+
+    #[test]
+    fn typed_values_take_the_memory_of_their_conversion() {
+        let typed = message(vec![tensor("FP32", values(&[1.0; 10]))], &[]);
+        assert_eq!(bytes(&typed), 80);
+        assert_eq!(bytes(&message(vec![bare("FP32")], &[b"\0\0\x80\x3f"])), 4);
     }
 
     #[test]
