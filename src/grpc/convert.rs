@@ -33,6 +33,12 @@ pub(super) fn bytes(message: &ModelInferRequest) -> usize {
     raw.chain(typed).sum()
 }
 
+/// Returns the number of bytes of a message that its conversion copies.
+pub(super) fn copied(message: &ModelInferRequest) -> usize {
+    let contents = message.inputs.iter().filter_map(|i| i.contents.as_ref());
+    contents.map(|c| size_of_val(&c.fp32_contents[..])).sum()
+}
+
 /// Converts a message. The elements of tensors share its memory.
 ///
 /// # Errors
