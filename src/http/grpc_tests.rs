@@ -209,9 +209,10 @@ async fn the_rate_of_a_key_counts_every_request_of_a_stream() {
     let request = call(STREAM, framed(&requests));
     let ended = send(&app, with(request, "x-api-key", "a")).await;
     assert_eq!(ended.code, "0");
+    // The queue has one place, so that a request of the stream can also fail for that.
     let errors = errors(&ended);
-    assert_eq!(errors[..2], ["", ""]);
-    assert!(errors[2].contains("2/h"), "{}", errors[2]);
+    let limited: Vec<bool> = errors.iter().map(|error| error.contains("2/h")).collect();
+    assert_eq!(limited, [false, false, true], "{errors:?}");
     expect_nothing_reserved(&app).await;
 }
 
