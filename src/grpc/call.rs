@@ -19,10 +19,12 @@ use crate::telemetry::Trace;
 /// The state of one call, an extension of its request.
 #[derive(Clone)]
 pub(super) struct Call {
-    /// The time by which the call has to end. A stream without a time limit of its client has one for each message.
+    /// The time by which the call has to end. The requests of a stream have deadlines of their own.
     pub(super) deadline: Deadline,
-    /// Whether the client has set the time limit.
+    /// Whether the client has set a time limit.
     pub(super) limited: bool,
+    /// The time by which the client wants a stream to end, which can exceed the limit of a request. `None` without limit.
+    pub(super) end: Option<Deadline>,
     pub(super) trace: Trace,
     /// Memory of the bytes that have arrived and that no handler has taken yet.
     memory: Arc<Mutex<Permit>>,
@@ -46,6 +48,7 @@ impl Call {
         Self {
             deadline: Deadline::after(timeout.map_or(longest, |timeout| timeout.min(longest))),
             limited: timeout.is_some(),
+            end: timeout.map(Deadline::after),
             trace,
             memory: Arc::new(Mutex::new(app.bodies.empty())),
             report: Arc::default(),

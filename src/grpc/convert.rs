@@ -13,29 +13,37 @@ use crate::inference::{
 };
 use crate::parameters::{bad, cut};
 
-/// Parameters of tensors that say how a message of HTTP contains them, and have no effect here.
-const IGNORED: [&str; 2] = ["binary_data", "binary_data_size"];
+/// Start of the names of the parameters that place a tensor in shared memory. Other parameters have no effect.
+const SHARED_MEMORY: &str = "shared_memory_";
 /// Parameter of an output with the number of classes to return.
 const CLASSIFICATION: &str = "classification";
 /// Maximum number of classes to return.
 const MAX_CLASSES: u64 = 100_000;
 
-/// Returns the number of bytes that the elements of a message take in memory.
+/// Returns the number of bytes that the elements of a message take in memory. Typed FP32 elements take twice their size,
+/// because they are converted to bytes.
 pub(super) fn bytes(message: &ModelInferRequest) -> usize {
     let raw = message.raw_input_contents.iter().map(Bytes::len);
     let typed = message.inputs.iter().filter_map(|input| {
         let contents = input.contents.as_ref()?;
         let elements: usize = contents.bytes_contents.iter().map(Bytes::len).sum();
-        Some(elements + size_of_val(&contents.fp32_contents[..]))
+        let values = contents.fp32_contents.capacity() + contents.fp32_contents.len();
+        Some(elements + values * size_of::<f32>())
     });
     raw.chain(typed).sum()
+}
+
+/// Returns the number of bytes of a message that its conversion copies.
+pub(super) fn copied(message: &ModelInferRequest) -> usize {
+    let contents = message.inputs.iter().filter_map(|i| i.contents.as_ref());
+    contents.map(|c| size_of_val(&c.fp32_contents[..])).sum()
 }
 
 /// Converts a message. The elements of tensors share its memory.
 ///
 /// # Errors
 /// [`ServeError::BadParameter`] if raw and typed elements are mixed, if a raw tensor is missing, if a data type is
-/// unknown, or if a parameter of a tensor is unknown or has no value.
+/// unknown, if a tensor is in shared memory, or if a parameter has no value.
 pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, ServeError> {
     let raw = message.raw_input_contents;
     let count = message.inputs.len();
@@ -64,7 +72,7 @@ fn input(
     raw: Option<Bytes>,
 ) -> Result<InputTensor, ServeError> {
     let field = |part: &str| format!("inputs[{index}].{part}");
-    check_names(&field("parameters"), tensor.parameters.keys(), &IGNORED)?;
+    no_shared_memory(&field("parameters"), tensor.parameters.keys())?;
     let datatype = DataType::parse(&field("datatype"), &tensor.datatype)?;
     let data = match (tensor.contents, raw) {
         (None, Some(raw)) => TensorData::Raw(raw),
@@ -100,10 +108,10 @@ fn typed(
     } = contents;
     match datatype {
         DataType::Fp32 if elements.is_empty() => {
-            let bytes: Vec<u8> = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
+            let mut bytes = Vec::with_capacity(size_of_val(&values[..]));
+            for value in values {
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
             Ok(TensorData::Raw(bytes.into()))
         }
         DataType::Bytes if values.is_empty() => Ok(TensorData::Elements(elements)),
@@ -128,28 +136,34 @@ fn output(output: InferRequestedOutputTensor) -> Result<RequestedOutput, ServeEr
         _ => classes_of(&field, None),
     });
     let field = format!("outputs[{}].parameters", cut(&name));
-    check_names(&field, parameters.keys(), &IGNORED)?;
+    no_shared_memory(&field, parameters.keys())?;
     Ok(RequestedOutput {
         name,
-        classes: classes.transpose()?,
+        classes: classes.transpose()?.flatten(),
     })
 }
 
-fn classes_of(field: &str, count: Option<u64>) -> Result<usize, ServeError> {
-    let count = count.filter(|count| (1..=MAX_CLASSES).contains(count));
+/// Returns the number of classes to return as text. `None` for 0, which asks for values.
+fn classes_of(field: &str, count: Option<u64>) -> Result<Option<usize>, ServeError> {
+    let count = count.filter(|count| *count <= MAX_CLASSES);
     let count = count.and_then(|count| usize::try_from(count).ok());
-    count.ok_or_else(|| bad(field, "a whole number from 1 to 100000", "another value"))
+    match count {
+        Some(count) => Ok((count > 0).then_some(count)),
+        None => {
+            let expected = "a whole number from 0 to 100000";
+            Err(bad(field, expected, "another value"))
+        }
+    }
 }
 
-/// Checks that all names of parameters of a tensor are `known`. Shared memory is not supported.
-fn check_names<'a>(
+/// Rejects tensors in shared memory, which would let clients name memory of the server's machine.
+fn no_shared_memory<'a>(
     field: &str,
     mut names: impl Iterator<Item = &'a String>,
-    known: &[&str],
 ) -> Result<(), ServeError> {
-    match names.find(|name| !known.contains(&name.as_str())) {
+    match names.find(|name| name.starts_with(SHARED_MEMORY)) {
         None => Ok(()),
-        Some(name) => Err(bad(field, "no such parameter of a tensor", name)),
+        Some(name) => Err(bad(field, "a tensor in the message", name)),
     }
 }
 
@@ -235,6 +249,13 @@ mod tests {
     }
 
     #[test]
+    fn typed_values_take_the_memory_of_their_conversion() {
+        let typed = message(vec![tensor("FP32", values(&[1.0; 10]))], &[]);
+        assert_eq!(bytes(&typed), 80);
+        assert_eq!(bytes(&message(vec![bare("FP32")], &[b"\0\0\x80\x3f"])), 4);
+    }
+
+    #[test]
     fn elements_in_the_wrong_place_are_rejected() {
         let cases = [
             (
@@ -274,21 +295,27 @@ mod tests {
         let mut message = message(vec![tensor("FP32", values(&[1.0]))], &[]);
         message.inputs[0].parameters = [("shared_memory_region".to_owned(), shared)].into();
         assert!(request(message.clone()).is_err());
+        let other = parameter(Some(ParameterChoice::StringParam("str".to_owned())));
+        message.inputs[0].parameters = [("content_type".to_owned(), other)].into();
+        assert!(request(message.clone()).is_ok());
         message.inputs.clear();
         message.parameters = [("timeout".to_owned(), parameter(None))].into();
         assert!(request(message.clone()).is_err());
         message.parameters.clear();
-        for (count, expected) in [(3, Some(3)), (0, None), (-1, None), (100_001, None)] {
+        for (count, expected) in [
+            (3, Ok(Some(3))),
+            (0, Ok(None)),
+            (-1, Err(())),
+            (100_001, Err(())),
+        ] {
             let count = parameter(Some(ParameterChoice::Int64Param(count)));
             message.outputs = vec![InferRequestedOutputTensor {
                 name: "logits".to_owned(),
                 parameters: [(CLASSIFICATION.to_owned(), count)].into(),
             }];
             let outputs = request(message.clone()).map(|request| request.outputs);
-            assert_eq!(
-                outputs.ok().and_then(|outputs| outputs[0].classes),
-                expected
-            );
+            let classes = outputs.map(|outputs| outputs[0].classes);
+            assert_eq!(classes.map_err(drop), expected);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Inference: a message becomes a request of [`crate::inference`], and its response a message.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use open_inference::model_infer_response::InferOutputTensor;
@@ -14,8 +15,14 @@ use crate::error::ServeError;
 use crate::http::problem::Problem;
 use crate::http::respond::Served;
 use crate::http::task::failed;
-use crate::inference::{self, InferResponse, OutputTensor, Target, VERSION};
+use crate::inference::{self, InferRequest, InferResponse, OutputTensor, Target, VERSION};
+use crate::metrics::Stage;
+use crate::pipeline::INLINE_BYTES;
+use crate::pool::JobCost;
 use crate::telemetry::Trace;
+
+/// Predicted time to convert typed values to bytes, in nanoseconds per byte.
+const CONVERT_NANOS_PER_BYTE: u64 = 1;
 
 /// A message whose inference begins.
 pub(super) struct Inferring<'a> {
@@ -82,8 +89,10 @@ impl Inferring<'_> {
             app,
             trace,
             deadline,
-            body,
+            mut body,
         } = self;
+        // A compressed message takes more memory than its bytes on the wire, also while its model is loaded.
+        body.grow_to(convert::bytes(&message) as u64)?;
         let admitted = admit(app, deadline, watch, || {
             let snapshot = app.registry()?.snapshot();
             let version = Some(message.model_version.as_str());
@@ -93,12 +102,29 @@ impl Inferring<'_> {
         });
         let (target, admission) = admitted.await?;
         let mut admission: Admission = admission.traced(trace);
-        // A compressed message takes more memory than its bytes on the wire.
         admission.hold_body(body);
-        admission.reserve_body(convert::bytes(&message))?;
-        let request = convert::request(message)?;
+        let request = converted(app, &mut admission, message).await?;
         inference::infer(app, admission, &target, request).await
     }
+}
+
+/// Converts a message, on the image pool if it has many typed values.
+async fn converted(
+    app: &App,
+    admission: &mut Admission,
+    message: ModelInferRequest,
+) -> Result<InferRequest, ServeError> {
+    let started = Instant::now();
+    let bytes = convert::copied(&message);
+    let request = if bytes <= INLINE_BYTES {
+        convert::request(message)
+    } else {
+        let cost = JobCost::time(bytes as u64 * CONVERT_NANOS_PER_BYTE);
+        let job = app.pool.run(cost, move || convert::request(message));
+        admission.deadline.bound(job).await?
+    };
+    admission.timing[Stage::decode] += started.elapsed();
+    request
 }
 
 /// Returns the message with `outputs` for the model and the id of a request. Its elements are raw, because

@@ -17,11 +17,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::call::Call;
 use super::infer::Inferring;
+use super::stream::Session;
 use super::{Control, describe, stream};
 use crate::admission::Deadline;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::inference::{self, Target};
+use crate::keys::Grant;
 use crate::parameters::bad;
 use crate::registry::{LoadedModel, Snapshot};
 
@@ -124,9 +126,15 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<stream::Responses>, Status> {
-        let call = Call::of(request.extensions())?;
-        let responses = stream::responses(Arc::clone(&self.app), call, request.into_inner());
-        Ok(Response::new(responses))
+        let session = Session {
+            app: Arc::clone(&self.app),
+            call: Call::of(request.extensions())?,
+            grant: request.extensions().get::<Arc<Grant>>().cloned(),
+        };
+        Ok(Response::new(stream::responses(
+            session,
+            request.into_inner(),
+        )))
     }
 
     async fn model_statistics(

@@ -1,9 +1,12 @@
 //! Tests of calls of gRPC, with a fake classifier whose logits are 1, 3 and 2: keys, deadlines, the stop of the server,
 //! the control of models, and the release of memory.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Version};
 use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use open_inference::model_infer_request::InferInputTensor;
 use open_inference::{
@@ -169,8 +172,7 @@ async fn only_probes_need_no_key() {
     let body = || framed(&[image("", png_file())]);
     assert_eq!(send(&app, call(INFER, body())).await.code, "16");
     // A stream that never ends is rejected without waiting for it.
-    let endless =
-        Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let endless = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
     assert_eq!(send(&app, call(STREAM, endless)).await.code, "16");
     for (name, value) in [("authorization", "Bearer a"), ("x-api-key", "a")] {
         let ended = send(&app, with(call(INFER, body()), name, value)).await;
@@ -182,6 +184,60 @@ async fn only_probes_need_no_key() {
     let check = framed(&[HealthCheckRequest::default()]);
     let health: HealthCheckResponse = send(&app, call(CHECK, check)).await.message();
     assert_eq!(health.status, 1);
+}
+
+/// Returns a server with one key, `a`, that has `limits`, and the file of its keys.
+fn with_limits(folder: &tempfile::TempDir, limits: &str) -> (Arc<App>, std::path::PathBuf) {
+    let path = folder.path().join("keys");
+    std::fs::write(&path, format!("alice {} {limits}\n", KeyDigest::of(b"a"))).unwrap();
+    let mut app = App::new(Limits::default(), 1);
+    app.keys = Some(Arc::new(KeyFile::load(&path).unwrap()));
+    (Setup::with(Behavior::Logits, app).app, path)
+}
+
+/// Returns the error messages of the responses in `ended`, in order.
+fn errors(ended: &Ended) -> Vec<String> {
+    let message = |message: &Bytes| {
+        let response = ModelStreamInferResponse::decode(message.clone()).unwrap();
+        response.error_message
+    };
+    ended.messages.iter().map(message).collect()
+}
+
+#[tokio::test]
+async fn the_rate_of_a_key_counts_every_request_of_a_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let (app, _) = with_limits(&folder, "rate=2/h burst=2");
+    let requests = ["0", "1", "2"].map(|id| image(id, png_file()));
+    let request = call(STREAM, framed(&requests));
+    let ended = send(&app, with(request, "x-api-key", "a")).await;
+    assert_eq!(ended.code, "0");
+    // The queue has one place, so that a request of the stream can also fail for that.
+    let errors = errors(&ended);
+    let limited: Vec<bool> = errors.iter().map(|error| error.contains("2/h")).collect();
+    assert_eq!(limited, [false, false, true], "{errors:?}");
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn a_stream_is_in_flight_until_it_ends_and_ends_without_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (app, path) = with_limits(&folder, "concurrency=1");
+    let endless = || {
+        let pending = stream::pending::<Result<Bytes, std::io::Error>>();
+        with(call(STREAM, Body::from_stream(pending)), "x-api-key", "a")
+    };
+    let router = grpc::router(&app, Control::Elsewhere);
+    let open = router.oneshot(endless()).await.unwrap();
+    assert_eq!(send(&app, endless()).await.code, "8");
+    drop(open);
+    let router = grpc::router(&app, Control::Elsewhere);
+    let open = router.oneshot(endless()).await.unwrap();
+    std::fs::write(&path, format!("bob {}\n", KeyDigest::of(b"b"))).unwrap();
+    let keys = app.keys.as_ref().unwrap();
+    keys.reload(&app.metrics).unwrap();
+    let collected = open.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["grpc-status"], "16");
 }
 
 #[tokio::test]
@@ -203,7 +259,7 @@ async fn a_server_that_stops_rejects_calls_and_says_so_to_probes() {
     assert_eq!(send(&app, call(INFER, body())).await.code, "0");
     app.start_draining();
     assert_eq!(send(&app, call(INFER, body())).await.code, "14");
-    let idle = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let idle = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
     assert_eq!(send(&app, call(STREAM, idle)).await.code, "14");
 }
 
@@ -251,6 +307,30 @@ async fn a_deadline_and_a_client_that_leaves_end_the_work() {
         let _ = setup.permits.send(());
     }
     expect_nothing_reserved(app).await;
+}
+
+#[tokio::test]
+async fn a_stream_may_take_longer_than_a_request_but_not_than_its_client_allows() {
+    let limits = Limits {
+        request_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let app = Setup::running(Behavior::Logits, limits);
+    let body = || {
+        let first = stream::iter([framed(&[image("0", png_file())])]);
+        let late = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            framed(&[image("1", png_file())])
+        });
+        Body::from_stream(first.chain(late).map(Ok::<_, std::io::Error>))
+    };
+    let ended = send(&app, with(call(STREAM, body()), "grpc-timeout", "1M")).await;
+    assert_eq!(
+        (&*ended.code, errors(&ended)),
+        ("0", vec![String::new(); 2])
+    );
+    let ended = send(&app, with(call(STREAM, body()), "grpc-timeout", "100m")).await;
+    assert_eq!(ended.code, "4");
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt as _;
 use tracing::Span;
 
 use super::extract::refuse;
@@ -79,8 +81,8 @@ struct Required {
 }
 
 /// Passes a request on if its route needs no key or if its key is valid and within its limits. The key counts as used
-/// until there is a response.
-async fn check(State(required): State<Required>, request: Request, next: Next) -> Response {
+/// until there is a response; on a listener for gRPC, whose responses can be streams, until the response has ended.
+async fn check(State(required): State<Required>, mut request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>();
     if path.is_some_and(|path| required.listener.exempts(path.as_str())) {
         return next.run(request).await;
@@ -89,9 +91,14 @@ async fn check(State(required): State<Required>, request: Request, next: Next) -
     match authorize(&required.keys, request.headers()) {
         Ok(grant) => {
             record(&grant.name);
+            let grant = Arc::new(grant);
+            request.extensions_mut().insert(Arc::clone(&grant));
             let response = next.run(request).await;
             count(app, &grant.name, &response);
-            response
+            match required.listener {
+                Listener::Grpc => hold(grant, response),
+                Listener::Public | Listener::Admin => response,
+            }
         }
         Err(error) => {
             let name = error.name().cloned();
@@ -103,6 +110,17 @@ async fn check(State(required): State<Required>, request: Request, next: Next) -
             response
         }
     }
+}
+
+/// Returns `response` with a body that keeps `grant` until it has been sent or given up.
+fn hold(grant: Arc<Grant>, response: Response) -> Response {
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            // The closure owns the grant.
+            let _ = &grant;
+            frame
+        }))
+    })
 }
 
 fn authorize(keys: &KeyFile, headers: &HeaderMap) -> Result<Grant, KeyError> {

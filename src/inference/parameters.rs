@@ -24,8 +24,15 @@ pub enum Parameter {
 /// The parameters of a request by their names.
 pub type Parameters = BTreeMap<String, Parameter>;
 
-/// Reserved parameters that have no effect here: models have no sequences, and headers are not forwarded.
-const IGNORED: [&str; 4] = ["headers", "sequence_end", "sequence_id", "sequence_start"];
+/// Reserved parameters that have no effect here: models have no sequences, headers are not forwarded, and a front end
+/// with binary and other outputs takes their choice itself.
+const IGNORED: [&str; 5] = [
+    "binary_data_output",
+    "headers",
+    "sequence_end",
+    "sequence_id",
+    "sequence_start",
+];
 /// Start of the names that are reserved for servers and their clients.
 const RESERVED: &str = "triton_";
 
@@ -103,6 +110,7 @@ mod tests {
             ("sequence_id", Parameter::Int(7)),
             ("sequence_start", Parameter::Bool(true)),
             ("headers", Parameter::Text("a".to_owned())),
+            ("binary_data_output", Parameter::Bool(true)),
             ("triton_enable_empty_final_response", Parameter::Bool(true)),
             ("top_k", Parameter::Int(3)),
         ]))

@@ -27,6 +27,9 @@ use crate::registry::LoadedModel;
 /// their end.
 const PROBE_NANOS_PER_BYTE: u64 = 1;
 
+/// Predicted time to assemble the outputs, in nanoseconds per byte of the results.
+const ASSEMBLE_NANOS_PER_BYTE: u64 = 1;
+
 /// A request for inference, as a front end has decoded it. Nothing about its values is checked yet.
 #[derive(Debug, Clone, Default)]
 pub struct InferRequest {
@@ -209,7 +212,7 @@ fn encoded_bytes(tensors: &[InputTensor]) -> usize {
     tensors.iter().map(bytes).sum()
 }
 
-/// Runs the pipeline and assembles the outputs.
+/// Runs the pipeline and assembles the outputs, on the image pool if they are large.
 async fn run(
     app: &App,
     admission: Admission,
@@ -229,13 +232,26 @@ async fn run(
         mut memory,
     } = pipeline::run(app, admission, request).await?;
     let started = Instant::now();
-    let mut held: u64 = results.iter().map(|r| ImageResult::bytes(r) as u64).sum();
-    let mut reserve = |bytes: u64| {
-        held = held.saturating_add(bytes);
-        memory.grow_to(held).map_err(ServeError::response_memory)
+    let bytes: u64 = results.iter().map(|r| ImageResult::bytes(r) as u64).sum();
+    let loaded = Arc::clone(&model);
+    let job = move || {
+        let started = Instant::now();
+        let mut held = bytes;
+        let mut reserve = |bytes: u64| {
+            held = held.saturating_add(bytes);
+            memory.grow_to(held).map_err(ServeError::response_memory)
+        };
+        let outputs = plan.tensors(&loaded, (results, options.top_k), &mut reserve)?;
+        Ok::<_, ServeError>((outputs, memory, started.elapsed()))
     };
-    let outputs = plan.tensors(&model, (results, options.top_k), &mut reserve)?;
-    timing.add_encoding(started.elapsed());
+    let (outputs, memory, assembling) = if bytes <= INLINE_BYTES as u64 {
+        job()
+    } else {
+        let cost = JobCost::time(bytes.saturating_mul(ASSEMBLE_NANOS_PER_BYTE));
+        app.pool.run(cost, job).await?
+    }?;
+    timing.add_encoding(assembling);
+    timing.add_wait(started.elapsed());
     Ok(InferResponse {
         outputs,
         model,

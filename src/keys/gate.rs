@@ -78,13 +78,19 @@ impl Gate {
     pub(super) fn enter(&self) -> Result<Place, Full> {
         // The place first: a request that finds no place does not count towards the rate.
         let place = self.place()?;
-        if let Some((rate, limiter)) = &self.rate {
-            limiter.check().map_err(|until| Full::Rate {
-                rate: *rate,
-                retry_after: until.wait_time_from(MonotonicClock.now()),
-            })?;
-        }
+        self.count()?;
         Ok(place)
+    }
+
+    /// Counts a request that has a place already.
+    pub(super) fn count(&self) -> Result<(), Full> {
+        let Some((rate, limiter)) = &self.rate else {
+            return Ok(());
+        };
+        limiter.check().map_err(|until| Full::Rate {
+            rate: *rate,
+            retry_after: until.wait_time_from(MonotonicClock.now()),
+        })
     }
 
     /// Takes a place. Places are counted without a limit, too, so that a limit that a reload adds finds the requests in

@@ -19,11 +19,26 @@ struct Key {
     gate: Gate,
 }
 
+impl Full {
+    /// Returns the error of a request with the key `name`.
+    fn of(self, name: KeyName) -> KeyError {
+        match self {
+            Self::Rate { rate, retry_after } => KeyError::Rate {
+                name,
+                rate,
+                retry_after,
+            },
+            Self::Concurrency { limit } => KeyError::Concurrency { name, limit },
+        }
+    }
+}
+
 /// The permission of a request whose key is valid and within its limits. It counts as in flight until this is dropped.
 #[derive(Debug)]
 pub struct Grant {
     /// Name of the key.
     pub name: KeyName,
+    digest: KeyDigest,
     _place: Place,
 }
 
@@ -54,15 +69,31 @@ impl ApiKeys {
         match key.gate.enter() {
             Ok(place) => Ok(Grant {
                 name,
+                digest,
                 _place: place,
             }),
-            Err(Full::Rate { rate, retry_after }) => Err(KeyError::Rate {
-                name,
-                rate,
-                retry_after,
-            }),
-            Err(Full::Concurrency { limit }) => Err(KeyError::Concurrency { name, limit }),
+            Err(full) => Err(full.of(name)),
         }
+    }
+
+    /// Counts one more request of `grant`, whose place among the requests in flight it shares.
+    ///
+    /// # Errors
+    /// [`KeyError::Invalid`] if the key is gone, [`KeyError::Rate`] if it exceeds its rate.
+    pub fn count(&self, grant: &Grant) -> Result<(), KeyError> {
+        let keys = self.current();
+        let key = find(&keys, &grant.digest).ok_or(KeyError::Invalid)?;
+        let counted = key.gate.count();
+        counted.map_err(|full| full.of(key.name.clone()))
+    }
+
+    /// Checks that the key of `grant` has not been removed.
+    ///
+    /// # Errors
+    /// [`KeyError::Invalid`] if it has.
+    pub fn check(&self, grant: &Grant) -> Result<(), KeyError> {
+        let found = find(&self.current(), &grant.digest).is_some();
+        found.then_some(()).ok_or(KeyError::Invalid)
     }
 
     /// Replaces the keys by `lines`. A key whose name stays keeps the use of its limits, also if its hash changes.

@@ -108,6 +108,19 @@ fn limits_name_the_key() {
 }
 
 #[test]
+fn further_requests_of_a_grant_count_and_need_its_key() {
+    let store = store(&line("a", "1", "rate=2/h burst=2 concurrency=1"));
+    let grant = store.authorize(b"1").unwrap();
+    store.count(&grant).unwrap();
+    let error = store.count(&grant).unwrap_err();
+    assert!(matches!(&error, KeyError::Rate { name, .. } if name.as_str() == "a"));
+    assert_eq!(store.check(&grant), Ok(()));
+    store.replace(&parse(&line("a", "2", "")).unwrap());
+    assert_eq!(store.check(&grant), Err(KeyError::Invalid));
+    assert_eq!(store.count(&grant), Err(KeyError::Invalid));
+}
+
+#[test]
 fn new_keys_are_accepted_removed_ones_are_not_and_used_limits_stay() {
     let store = store(&(line("a", "1", "rate=1/h") + &line("b", "2", "")));
     assert!(store.authorize(b"1").is_ok());

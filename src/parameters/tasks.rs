@@ -17,6 +17,9 @@ const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
 /// Values of `max_detections` that a client may set if no boxes are drawn.
 pub(crate) const MAX_DETECTIONS: RangeInclusive<usize> = 1..=1_000;
 
+/// Maximum length of `classes` in bytes.
+const MAX_CLASSES_BYTES: usize = 16 << 10;
+
 /// Takes `top_k`, the number of classes to return for each image.
 pub(crate) fn top_k(params: &mut Params) -> Result<usize, ServeError> {
     params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)
@@ -49,22 +52,29 @@ pub(crate) fn mask_size(params: &mut Params) -> Result<MaskSize, ServeError> {
 /// Returns the ids of the classes whose labels are listed in `names`, separated by commas. A label
 /// that several classes share selects all of these classes.
 pub(crate) fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
-    let mut chosen = BTreeSet::new();
-    for name in names.split(',').map(str::trim) {
-        // `N/A` is the label of unused class ids in COCO, so it selects no class.
-        let named = labels.iter().enumerate();
-        let named = named.filter(|(_, label)| *label == name && name != "N/A");
-        let mut ids = named.map(|(id, _)| id).peekable();
-        if ids.peek().is_none() {
-            return Err(bad(
-                "classes",
-                "labels of the model (GET /v1/models/NAME), separated by commas",
-                name,
-            ));
-        }
-        chosen.extend(ids);
+    if names.len() > MAX_CLASSES_BYTES {
+        let expected = format!("at most {MAX_CLASSES_BYTES} bytes");
+        return Err(bad("classes", &expected, names));
     }
-    Ok(chosen)
+    let listed = || names.split(',').map(str::trim);
+    let wanted: BTreeSet<&str> = listed().collect();
+    let mut found = BTreeSet::new();
+    let mut chosen = BTreeSet::new();
+    for (id, label) in labels.iter().enumerate() {
+        // `N/A` is the label of unused class ids in COCO, so it selects no class.
+        if label != "N/A" && wanted.contains(label.as_str()) {
+            found.insert(label.as_str());
+            chosen.insert(id);
+        }
+    }
+    match listed().find(|name| !found.contains(name)) {
+        None => Ok(chosen),
+        Some(name) => Err(bad(
+            "classes",
+            "labels of the model (GET /v1/models/NAME), separated by commas",
+            name,
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -92,5 +102,9 @@ mod tests {
                 "{names}: {error}"
             );
         }
+        let long = "cup,".repeat(MAX_CLASSES_BYTES / 4) + "cup";
+        let error = ids(&long).unwrap_err().to_string();
+        assert!(error.starts_with("`classes`: expected at most"), "{error}");
+        assert_eq!(ids(&long[4..]).unwrap(), [4, 5]);
     }
 }

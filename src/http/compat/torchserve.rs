@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::json;
 
+use crate::admission::Watch;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::geometry::BoxXyxy;
-use crate::http::extract::Form;
+use crate::http::extract::{Form, refuse};
 use crate::http::models::decoded;
 use crate::http::problem::Problem;
 use crate::http::respond::{Finished, respond_as};
@@ -59,19 +60,28 @@ pub(super) async fn predict(
     name: Result<Path<String>, PathRejection>,
     mut request: Request,
 ) -> Response {
-    let run = async {
-        let name = decoded(name, &uri)?;
-        let task = task_of(&state.0, &name)?;
-        request.extensions_mut().insert(NamedModel(name));
-        match task {
-            Task::Detection => task::handle::<Detector>(state, request).await,
-            // A model of another task is rejected by the handler.
-            Task::Classification | Task::Segmentation => {
-                task::handle::<Classifier>(state, request).await
-            }
+    let named = decoded(name, &uri).and_then(|name| Ok((task_of(&state.0, &name)?, name)));
+    let (task, name) = match named {
+        Ok(named) => named,
+        Err(error) => return failure(rejected(&state.0, request, error).await),
+    };
+    request.extensions_mut().insert(NamedModel(name));
+    let handled = match task {
+        Task::Detection => task::handle::<Detector>(state, request).await,
+        // A model of another task is rejected by the handler.
+        Task::Classification | Task::Segmentation => {
+            task::handle::<Classifier>(state, request).await
         }
     };
-    run.await.unwrap_or_else(failure)
+    handled.unwrap_or_else(failure)
+}
+
+/// Returns the problem of a request that fails with `error` before its model is known, and drops its body.
+async fn rejected(app: &App, request: Request, error: ServeError) -> Problem {
+    let problem = task::failed(app, Watch::new(&app.metrics), error).await;
+    let (parts, mut body) = request.into_parts();
+    refuse(&parts.headers, &mut body).await;
+    problem
 }
 
 fn task_of(app: &App, name: &str) -> Result<Task, ServeError> {
