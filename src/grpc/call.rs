@@ -23,6 +23,8 @@ pub(super) struct Call {
     pub(super) deadline: Deadline,
     /// Whether the client has set the time limit.
     pub(super) limited: bool,
+    /// The time limit of the client, which the server may shorten.
+    pub(super) timeout: Option<Duration>,
     pub(super) trace: Trace,
     /// Memory of the bytes that have arrived and that no handler has taken yet.
     memory: Arc<Mutex<Permit>>,
@@ -46,6 +48,7 @@ impl Call {
         Self {
             deadline: Deadline::after(timeout.map_or(longest, |timeout| timeout.min(longest))),
             limited: timeout.is_some(),
+            timeout,
             trace,
             memory: Arc::new(Mutex::new(app.bodies.empty())),
             report: Arc::default(),

@@ -27,6 +27,7 @@ const READY: &str = "/inference.GRPCInferenceService/ServerReady";
 const METADATA: &str = "/inference.GRPCInferenceService/ModelMetadata";
 const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The result of a call.
 struct Ended {
@@ -251,6 +252,32 @@ async fn a_deadline_and_a_client_that_leaves_end_the_work() {
         let _ = setup.permits.send(());
     }
     expect_nothing_reserved(app).await;
+}
+
+#[tokio::test]
+async fn a_watch_ends_at_its_deadline() {
+    let app = running();
+    let watch = call(WATCH, framed(&[HealthCheckRequest::default()]));
+    let ended = send(&app, with(watch, "grpc-timeout", "50m")).await;
+    assert_eq!((&*ended.code, ended.messages.len()), ("4", 1));
+    let service = "x".repeat(4 << 10);
+    let long = call(WATCH, framed(&[HealthCheckRequest { service }]));
+    assert_eq!(send(&app, long).await.code, "3");
+}
+
+#[tokio::test]
+async fn watches_are_limited() {
+    let app = running();
+    let router = grpc::router(&app, Control::Elsewhere);
+    let watch = || call(WATCH, framed(&[HealthCheckRequest::default()]));
+    let mut watches = Vec::new();
+    for _ in 0..128 {
+        watches.push(router.clone().oneshot(watch()).await.unwrap());
+    }
+    assert_eq!(send_to(router.clone(), watch()).await.code, "14");
+    watches.clear();
+    let ended = send_to(router, with(watch(), "grpc-timeout", "1m")).await;
+    assert_eq!(ended.code, "4");
 }
 
 #[tokio::test]
