@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderMap;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -14,13 +15,18 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::call::Call;
 use super::status::status_of;
-use crate::admission::Deadline;
+use crate::admission::{Deadline, Watch};
 use crate::app::App;
 use crate::error::ServeError;
+use crate::http::keys::authorize;
+use crate::http::task::failed;
+use crate::keys::Grant;
 
 /// Period in which a watch looks for changes.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
+/// Services that stand for the whole server.
+const SERVER: [&str; 2] = ["", open_inference::SERVICE];
 /// Maximum size in bytes of a request.
 pub(super) const MAX_BYTES: usize = 4 << 10;
 /// Longest time of a watch. Clients begin another one.
@@ -42,6 +48,18 @@ impl Probes {
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
         }
     }
+
+    /// Checks the API key of a probe of the model `service`, if keys are configured: the answer tells whether the model
+    /// is served. Probes of the server need no key.
+    ///
+    /// # Errors
+    /// [`ServeError::Key`] without a valid key, and if the key is over a limit.
+    fn authorize(&self, service: &str, headers: &HeaderMap) -> Result<Option<Grant>, ServeError> {
+        match &self.app.keys {
+            Some(keys) if !SERVER.contains(&service) => Ok(Some(authorize(keys, headers)?)),
+            _ => Ok(None),
+        }
+    }
 }
 
 /// Responses of a watch.
@@ -56,7 +74,15 @@ impl Health for Probes {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let call = Call::of(request.extensions())?;
-        match serving(&self.app, &request.get_ref().service) {
+        let service = &request.get_ref().service;
+        let _grant = match self.authorize(service, request.metadata().as_ref()) {
+            Ok(grant) => grant,
+            Err(error) => {
+                let watch = Watch::new(&self.app.metrics);
+                return Err(call.failed(failed(&self.app, watch, error).await));
+            }
+        };
+        match serving(&self.app, service) {
             Ok(status) => Ok(Response::new(response(status))),
             Err(error) => Err(call.failed(error.into())),
         }
@@ -144,7 +170,7 @@ fn serving(app: &App, service: &str) -> Result<ServingStatus, ServeError> {
     };
     let snapshot = registry.snapshot();
     let ready = match service {
-        "" | open_inference::SERVICE => snapshot.check_workers().is_ok(),
+        server if SERVER.contains(&server) => snapshot.check_workers().is_ok(),
         model => {
             let entry = snapshot.named(model)?;
             entry

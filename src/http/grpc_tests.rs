@@ -183,6 +183,16 @@ async fn only_probes_need_no_key() {
     let check = framed(&[HealthCheckRequest::default()]);
     let health: HealthCheckResponse = send(&app, call(CHECK, check)).await.message();
     assert_eq!(health.status, 1);
+    // Whether a model is served is told to clients with a key only.
+    for service in [DEFAULT_MODEL, "nothing"] {
+        let service = service.to_owned();
+        let check = call(CHECK, framed(&[HealthCheckRequest { service }]));
+        assert_eq!(send(&app, check).await.code, "16");
+    }
+    let service = DEFAULT_MODEL.to_owned();
+    let check = call(CHECK, framed(&[HealthCheckRequest { service }]));
+    let health: HealthCheckResponse = send(&app, with(check, "x-api-key", "a")).await.message();
+    assert_eq!(health.status, 1);
 }
 
 #[tokio::test]
