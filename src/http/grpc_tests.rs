@@ -337,7 +337,7 @@ async fn wrong_calls_are_mistakes_of_the_client() {
     assert_eq!(send(&app, call(INFER, two)).await.code, "3");
     // Methods that need no key read little: 64 KiB that are not compressed.
     let long = 64 << 10;
-    let ready = |length: u32| [&[0][..], &length.to_be_bytes(), &vec![0; 9]].concat();
+    let ready = |length: u32| [&[0][..], &length.to_be_bytes(), &[0; 9]].concat();
     assert_eq!(send(&app, call(READY, ready(long + 1))).await.code, "3");
     let gzipped = call(READY, [&[1, 0, 0, 0, 9][..], &[0; 9]].concat());
     let gzipped = with(gzipped, "grpc-encoding", "gzip");
