@@ -85,7 +85,8 @@ pub fn router(app: &Arc<App>, control: Control) -> Router {
         };
         methods = add(methods, &format!("/{SERVICE}/{method}"), service.clone());
     }
-    let health = HealthServer::new(health::Probes(Arc::clone(app)));
+    let health = HealthServer::new(health::Probes::new(Arc::clone(app)));
+    let health = health.max_decoding_message_size(health::MAX_BYTES);
     for method in ["Check", "Watch"] {
         let path = format!("/grpc.health.v1.Health/{method}");
         methods = add(methods, &path, health.clone());

@@ -30,6 +30,7 @@ const READY: &str = "/inference.GRPCInferenceService/ServerReady";
 const METADATA: &str = "/inference.GRPCInferenceService/ModelMetadata";
 const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The result of a call.
 struct Ended {
@@ -184,6 +185,16 @@ async fn only_probes_need_no_key() {
     let check = framed(&[HealthCheckRequest::default()]);
     let health: HealthCheckResponse = send(&app, call(CHECK, check)).await.message();
     assert_eq!(health.status, 1);
+    // Whether a model is served is told to clients with a key only.
+    for service in [DEFAULT_MODEL, "nothing"] {
+        let service = service.to_owned();
+        let check = call(CHECK, framed(&[HealthCheckRequest { service }]));
+        assert_eq!(send(&app, check).await.code, "16");
+    }
+    let service = DEFAULT_MODEL.to_owned();
+    let check = call(CHECK, framed(&[HealthCheckRequest { service }]));
+    let health: HealthCheckResponse = send(&app, with(check, "x-api-key", "a")).await.message();
+    assert_eq!(health.status, 1);
 }
 
 /// Returns a server with one key, `a`, that has `limits`, and the file of its keys.
@@ -334,6 +345,32 @@ async fn a_stream_may_take_longer_than_a_request_but_not_than_its_client_allows(
 }
 
 #[tokio::test]
+async fn a_watch_ends_at_its_deadline() {
+    let app = running();
+    let watch = call(WATCH, framed(&[HealthCheckRequest::default()]));
+    let ended = send(&app, with(watch, "grpc-timeout", "50m")).await;
+    assert_eq!((&*ended.code, ended.messages.len()), ("4", 1));
+    let service = "x".repeat(4 << 10);
+    let long = call(WATCH, framed(&[HealthCheckRequest { service }]));
+    assert_eq!(send(&app, long).await.code, "3");
+}
+
+#[tokio::test]
+async fn watches_are_limited() {
+    let app = running();
+    let router = grpc::router(&app, Control::Elsewhere);
+    let watch = || call(WATCH, framed(&[HealthCheckRequest::default()]));
+    let mut watches = Vec::new();
+    for _ in 0..128 {
+        watches.push(router.clone().oneshot(watch()).await.unwrap());
+    }
+    assert_eq!(send_to(router.clone(), watch()).await.code, "14");
+    watches.clear();
+    let ended = send_to(router, with(watch(), "grpc-timeout", "1m")).await;
+    assert_eq!(ended.code, "4");
+}
+
+#[tokio::test]
 async fn reflection_lists_the_services() {
     let app = running();
     for version in ["v1", "v1alpha"] {
@@ -380,7 +417,7 @@ async fn wrong_calls_are_mistakes_of_the_client() {
     assert_eq!(send(&app, call(INFER, two)).await.code, "3");
     // Methods that need no key read little: 64 KiB that are not compressed.
     let long = 64 << 10;
-    let ready = |length: u32| [&[0][..], &length.to_be_bytes(), &vec![0; 9]].concat();
+    let ready = |length: u32| [&[0][..], &length.to_be_bytes(), &[0; 9]].concat();
     assert_eq!(send(&app, call(READY, ready(long + 1))).await.code, "3");
     let gzipped = call(READY, [&[1, 0, 0, 0, 9][..], &[0; 9]].concat());
     let gzipped = with(gzipped, "grpc-encoding", "gzip");

@@ -123,7 +123,11 @@ fn hold(grant: Arc<Grant>, response: Response) -> Response {
     })
 }
 
-fn authorize(keys: &KeyFile, headers: &HeaderMap) -> Result<Grant, KeyError> {
+/// Returns the permission of a request with these headers.
+///
+/// # Errors
+/// If the request has no valid key, or if its key is over a limit.
+pub(crate) fn authorize(keys: &KeyFile, headers: &HeaderMap) -> Result<Grant, KeyError> {
     let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let key = presented(values(AUTHORIZATION), values(API_KEY))?;
     keys.keys().authorize(key)
