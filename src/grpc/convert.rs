@@ -147,13 +147,9 @@ fn output(output: InferRequestedOutputTensor) -> Result<RequestedOutput, ServeEr
 fn classes_of(field: &str, count: Option<u64>) -> Result<Option<usize>, ServeError> {
     let count = count.filter(|count| *count <= MAX_CLASSES);
     let count = count.and_then(|count| usize::try_from(count).ok());
-    match count {
-        Some(count) => Ok((count > 0).then_some(count)),
-        None => {
-            let expected = "a whole number from 0 to 100000";
-            Err(bad(field, expected, "another value"))
-        }
-    }
+    let expected = "a whole number from 0 to 100000";
+    let count = count.ok_or_else(|| bad(field, expected, "another value"))?;
+    Ok((count > 0).then_some(count))
 }
 
 /// Rejects tensors in shared memory, which would let clients name memory of the server's machine.
