@@ -57,8 +57,8 @@ impl Evaluated {
     }
 
     /// Deletes the results that an interrupted run would continue from.
-    pub(super) fn finish(self) {
-        if let Some(journal) = self.journal {
+    pub(super) fn finish(&mut self) {
+        if let Some(journal) = self.journal.take() {
             journal.delete();
         }
     }
@@ -171,14 +171,16 @@ fn identity(
 }
 
 impl Evaluated {
-    /// Runs the model on the images that have no result yet.
+    /// Runs the model on the images that have no result yet, or whose files have changed since.
     fn complete(&mut self, dataset: &Dataset, mask_size: MaskSizeName) -> Result<()> {
         let count = dataset.samples.len();
         let mut is_done = vec![false; count];
         let classes = self.source.labels.len();
+        let max_bytes = self.app.limits.max_body_bytes as u64;
         self.records.retain(|record| {
-            let done = is_done.get_mut(record.image);
-            record.fits(dataset, classes) && done.is_some_and(|done| !mem::replace(done, true))
+            let is_current = record.fits(dataset, classes) && record.is_of_files(dataset, max_bytes);
+            let done = is_done.get_mut(record.image).filter(|_| is_current);
+            done.is_some_and(|done| !mem::replace(done, true))
         });
         if !self.records.is_empty() {
             complain!(
