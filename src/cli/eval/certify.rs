@@ -213,7 +213,7 @@ fn check_figures(summary: &Summary, certificate: &Certificate) -> Result<()> {
         if certified.is_empty() {
             "none".to_owned()
         } else {
-            shown(&list(certified)).to_string()
+            shown(&list(certified))
         }
     )
 }
