@@ -452,6 +452,9 @@ fn healthcheck_exits_with_0_or_1() {
         stderr.contains(&used) && stderr.contains("--listen"),
         "{stderr}"
     );
+    let (code, stdout, _) = run(&["doctor", "--listen", &address]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("in use by another Sightline"), "{stdout}");
     let admin = ["serve", "--listen", "0", "--admin-listen", &address];
     let (_, _, stderr) = run(&admin);
     assert!(stderr.contains("with --admin-listen"), "{stderr}");

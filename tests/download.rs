@@ -182,6 +182,28 @@ fn a_later_download_continues_and_a_changed_file_starts_again() {
 }
 
 #[test]
+fn a_whole_response_that_is_not_the_file_does_not_replace_the_part() {
+    let file = content(300_000);
+    let sent = file.clone();
+    let case = Case::new(Box::new(move |ask: &Ask, number, to| match number {
+        0 => serve(ask, &sent, 200_000, to),
+        1 => respond(to, "200 OK", "content-length: 5\r\n", b"login"),
+        2 => respond(to, "200 OK", "connection: close\r\n", b"login"),
+        3 => respond(to, "200 OK", "content-length: 300001\r\n", b"login"),
+        _ => serve(ask, &sent, usize::MAX, to),
+    }));
+    for _ in 0..3 {
+        let error = case.download(&file).unwrap_err();
+        assert!(
+            matches!(error, DownloadError::Whole { done: 200_000, .. }),
+            "{error}"
+        );
+    }
+    assert_eq!(case.download(&file).unwrap().bytes, 300_000);
+    assert_eq!(case.mirror.asked()[4].from, Some(200_000));
+}
+
+#[test]
 fn a_server_that_mixes_two_files_does_not_get_far() {
     let (one, two) = (content(200_000), content(200_001)[1..].to_vec());
     let file = one.clone();

@@ -377,6 +377,25 @@ fn doctor_judges_this_machine() {
     drop(taken);
     let (code, stdout, stderr) = run(&["doctor", "--listen", &address]);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| format!("unix:{}", folder.path().join(path).display());
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    for (path, expected) in [
+        ("a.sock", None),
+        ("file", Some("not a socket")),
+        ("nowhere/a.sock", Some("nowhere cannot be used")),
+    ] {
+        let (code, stdout, _) = run(&["doctor", "--listen", &at(path)]);
+        assert_eq!(
+            code,
+            Some(i32::from(expected.is_some())),
+            "{path}: {stdout}"
+        );
+        assert!(
+            stdout.contains(expected.unwrap_or("not in use")),
+            "{stdout}"
+        );
+    }
     let (code, stdout, _) = run(&["doctor", "--models", "/nowhere", "--listen", &address]);
     assert_eq!(code, Some(1));
     assert!(

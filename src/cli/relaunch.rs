@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Keeps ONNX Runtime from starting its telemetry, which has threads, a database in the user's cache and uploads.
@@ -19,13 +20,22 @@ const VARIABLES: [(&str, &str); 2] = [
 /// Starts this program again, as the same process, if one of the variables is not set. Must be called before threads are
 /// started. Returns if all variables are set, or if the program cannot be started again.
 pub(super) fn with_variables() {
-    let missing = missing(|name| std::env::var_os(name).is_some());
+    let auxv = std::fs::read("/proc/self/auxv").unwrap_or_default();
+    let is_privileged = is_privileged(&auxv);
+    // glibc removes its own variables from a privileged program, which would start itself again for ever.
+    let is_removed = |name: &str| is_privileged && name.starts_with("MALLOC_");
+    let missing = missing(|name| std::env::var_os(name).is_some() || is_removed(name));
     if missing.is_empty() {
         return;
     }
-    // The path and not `/proc/self/exe`, so that the process keeps its name.
-    let Ok(program) = std::env::current_exe() else {
-        return;
+    let program = match std::env::current_exe() {
+        // This program was an argument of the loader, which cannot be started in its place.
+        Ok(program) if is_loader(&program) => return,
+        // Another user may replace the path of a privileged program, but not this one.
+        Ok(_) if is_privileged => PathBuf::from("/proc/self/exe"),
+        // Not `/proc/self/exe`, so that the process keeps its name.
+        Ok(program) => program,
+        Err(_) => return,
     };
     let mut arguments = std::env::args_os();
     let name = arguments.next();
@@ -33,6 +43,25 @@ pub(super) fn with_variables() {
     command.arg0(name.as_deref().unwrap_or(OsStr::new("sightline")));
     // Returns only if it fails: the commands work without the variables, too.
     let _ = command.args(arguments).envs(missing).exec();
+}
+
+/// Returns whether the program has more privileges than its caller, by setuid or by capabilities of its file. `auxv` is the
+/// auxiliary vector, pairs of words, which such a program may be unable to read.
+fn is_privileged(auxv: &[u8]) -> bool {
+    /// Key of the word that is not 0 in a privileged program.
+    const AT_SECURE: usize = 23;
+    const WORD: usize = size_of::<usize>();
+    let (words, _) = auxv.as_chunks::<WORD>();
+    let words: Vec<usize> = words.iter().copied().map(usize::from_ne_bytes).collect();
+    let (pairs, _) = words.as_chunks::<2>();
+    let found = pairs.iter().find(|[key, _]| *key == AT_SECURE);
+    found.is_none_or(|[_, value]| *value != 0)
+}
+
+/// Returns whether `program` is a dynamic loader, such as `ld-linux-x86-64.so.2`.
+fn is_loader(program: &Path) -> bool {
+    let name = program.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b"ld-") || name.starts_with(b"ld.so")
 }
 
 /// Returns the variables for which `is_set` returns `false`.
@@ -50,5 +79,18 @@ mod tests {
         assert_eq!(missing(|_| false), VARIABLES);
         assert_eq!(missing(|name| name.starts_with("MALLOC")), [NO_TELEMETRY]);
         assert_eq!(missing(|_| true), []);
+    }
+
+    #[test]
+    fn privileged_programs_and_loaders_are_recognized() {
+        let auxv = |words: &[usize]| -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+        };
+        assert!(!is_privileged(&auxv(&[6, 4096, 23, 0, 0, 0])));
+        assert!(is_privileged(&auxv(&[6, 23, 23, 1, 0, 0])));
+        assert!(is_privileged(b""));
+        assert!(is_loader("/lib64/ld-linux-x86-64.so.2".as_ref()));
+        assert!(is_loader("/lib/ld-2.31.so".as_ref()));
+        assert!(!is_loader("/usr/bin/sightline".as_ref()));
     }
 }

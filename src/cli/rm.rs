@@ -1,7 +1,8 @@
 //! `sightline rm`: removes models from the models directory.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -9,12 +10,12 @@ use onnx_export::text::cut;
 use sightline::catalogue;
 use sightline::manifest::ModelManifest;
 use sightline::nearest::did_you_mean;
-use sightline::store::{BrokenEntry, ModelSource};
+use sightline::store::{BrokenEntry, MAX_TEXT_BYTES, ModelSource, read_regular_text};
 
 use super::StoreArgs;
 use super::output::OutputPaths;
 use super::say::say;
-use super::staging::remove_model;
+use super::staging::{complete_removal, remove_model};
 
 #[derive(Debug, Args)]
 pub(super) struct RmArgs {
@@ -32,6 +33,8 @@ struct Removal {
     folder: OsString,
     /// Names of the model's files, the manifest last, so that an interrupted removal can be repeated.
     files: Vec<OsString>,
+    /// Text of the manifest that names the files.
+    manifest: Arc<str>,
 }
 
 /// Removes the models that `args` names, with their own files only.
@@ -43,26 +46,53 @@ pub(super) fn run(args: &RmArgs) -> Result<()> {
     let store = args.store.store();
     let directory = store.directory().map(Path::to_path_buf);
     let directory = directory.context("there is no models directory: set --models DIR")?;
-    let (models, broken) = store.survey()?;
-    let find = |name: &String| removal(name, &directory, &models, &broken);
-    let removals = args.names.iter().map(find).collect::<Result<Vec<_>>>()?;
-    for removal in removals {
-        let kept = remove_model(&directory, &removal.folder, &removal.files)?;
-        let folder = directory.join(&removal.folder);
-        let name = &removal.name;
-        if kept.is_empty() {
-            say!("{name}: removed {}", folder.display())?;
-            continue;
+    let mut names = Vec::new();
+    for name in &args.names {
+        let completed = complete(&directory, name)?;
+        if let Some(kept) = &completed {
+            report(name, &directory.join(name), kept)?;
         }
-        say!("{name}: removed the model from {}", folder.display())?;
-        for file in kept {
-            say!(
-                "  kept {}, which is not part of the model",
-                folder.join(file).display()
-            )?;
+        // The model may have been installed again since.
+        if completed.is_none() || directory.join(name).join("model.toml").exists() {
+            names.push(name);
         }
     }
+    let (models, broken) = store.survey()?;
+    let find = |name: &&String| removal(name, &directory, &models, &broken);
+    let removals = names.iter().map(find).collect::<Result<Vec<_>>>()?;
+    for removal in removals {
+        let manifest = removal.manifest.as_bytes();
+        let kept = remove_model(&directory, &removal.folder, &removal.files, manifest)?;
+        report(&removal.name, &directory.join(&removal.folder), &kept)?;
+    }
     Ok(())
+}
+
+/// Completes an interrupted removal of the model `name`. Returns the names of the files that stay; `None` if there was
+/// none.
+fn complete(directory: &Path, name: &str) -> Result<Option<Vec<OsString>>> {
+    let mut parts = Path::new(name).components();
+    let (Some(Component::Normal(folder)), None) = (parts.next(), parts.next()) else {
+        return Ok(None);
+    };
+    complete_removal(directory, folder, |hidden| {
+        let text = read_regular_text(&hidden.join("model.toml"), MAX_TEXT_BYTES)?;
+        files(hidden, &ModelManifest::parse(&text)?)
+    })
+}
+
+/// Prints that the model `name` was removed from `folder`, in which the files `kept` stay.
+fn report(name: &str, folder: &Path, kept: &[OsString]) -> Result<()> {
+    if kept.is_empty() {
+        return say!("{name}: removed {}", folder.display());
+    }
+    say!("{name}: removed the model from {}", folder.display())?;
+    kept.iter().try_for_each(|file| {
+        say!(
+            "  kept {}, which is not part of the model",
+            folder.join(file).display()
+        )
+    })
 }
 
 /// Returns what to remove for the model `name`.
@@ -82,7 +112,9 @@ fn removal(
     let Some(model) = models.iter().find(|model| model.manifest.name == name) else {
         return Err(absent(short, name, directory, models, broken));
     };
-    let manifest = model.path.as_deref().with_context(|| built_in(short))?;
+    let (Some(manifest), Some(text)) = (model.path.as_deref(), &model.manifest_text) else {
+        bail!(built_in(short));
+    };
     let folder = own_folder(manifest, directory).with_context(|| {
         format!(
             "`{short}` does not have a folder of its own: remove {} and the files that it names yourself",
@@ -100,6 +132,7 @@ fn removal(
         name: name.to_owned(),
         folder,
         files,
+        manifest: text.clone(),
     })
 }
 

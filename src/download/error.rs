@@ -112,6 +112,21 @@ pub enum DownloadError {
         /// What the server returned instead.
         reason: String,
     },
+    /// The server returns a whole file instead of the requested rest, and it is not the file that was begun.
+    #[error(
+        "{url} returned a file of {} bytes instead of the rest after {done} bytes, which are kept; delete {} to start \
+         again", size(*.total), .part.display()
+    )]
+    Whole {
+        /// The requested URL.
+        url: String,
+        /// Stated size of the returned file in bytes. `None` if the server does not state it.
+        total: Option<u64>,
+        /// Number of bytes that had arrived.
+        done: u64,
+        /// Path of the file with these bytes.
+        part: PathBuf,
+    },
     /// The connection was lost before the end of the file.
     #[error("the connection to {url} was lost after {done} of {} bytes", size(*.total))]
     Cut {

@@ -25,7 +25,7 @@ use address::Address;
 use body::Limits;
 pub use client::ClientOptions;
 pub use error::DownloadError;
-use exchange::Exchange;
+use exchange::{Answer, Exchange};
 use part::{Part, disk, hash_file};
 pub use retry::Patience;
 
@@ -204,6 +204,7 @@ impl Client {
         let answer = exchange.run(part.len(), part.version())?;
         if answer.offset < part.len() {
             // The server has a new file, or cannot continue one.
+            check_whole(&answer, part, address)?;
             part.restart()?;
         }
         let total = answer.version.total;
@@ -221,6 +222,23 @@ impl Client {
         };
         limits.receive(&mut answer.body.into_reader(), part, progress)
     }
+}
+
+/// Checks that a response with a whole file, in answer to a request for the rest, is likely to be the file, before its
+/// bytes replace those that have arrived. A page of a proxy or an error with status 200 is not.
+fn check_whole(answer: &Answer, part: &Part, address: &Address) -> Result<(), DownloadError> {
+    let (total, known) = (answer.version.total, part.version().total);
+    let is_likely =
+        total.is_some_and(|total| total >= part.len() && known.is_none_or(|known| known == total));
+    if is_likely {
+        return Ok(());
+    }
+    Err(DownloadError::Whole {
+        url: address.to_string(),
+        total,
+        done: part.len(),
+        part: part.path().to_path_buf(),
+    })
 }
 
 /// Returns whether `error` can result from a part whose bytes belong to different files.

@@ -93,6 +93,11 @@ impl Part {
         self.length
     }
 
+    /// Returns the path of the file with the bytes that have arrived.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns what was known about the file when its bytes arrived.
     pub(super) fn version(&self) -> &Version {
         &self.version
@@ -240,7 +245,12 @@ fn regular(file: File) -> io::Result<File> {
 /// Writes `content` to a new file that takes the place of `path`, so that a crash leaves the old content or the new one.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = beside(path, ".new");
-    std::fs::write(&new, content)?;
+    // A file that a killed process has left, or a link, which must not be followed.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::create_new(&new)?.write_all(content)?;
     std::fs::rename(&new, path)
 }
 
@@ -299,6 +309,18 @@ mod tests {
         assert!(Part::open(&to).is_err());
         assert!(hash_file(Path::new("/dev/zero"), 10).is_err());
         assert_eq!(hash_file(&to, 10).unwrap(), None);
+    }
+
+    #[test]
+    fn the_state_is_not_written_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, other) = (folder.path().join("x.json"), folder.path().join("other"));
+        std::fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, beside(&state, ".new")).unwrap();
+        replace(&state, b"{}").unwrap();
+        assert_eq!(std::fs::read(&other).unwrap(), b"precious");
+        assert!(state.symlink_metadata().unwrap().is_file());
+        assert_eq!(std::fs::read(&state).unwrap(), b"{}");
     }
 
     #[test]

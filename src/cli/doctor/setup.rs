@@ -1,9 +1,12 @@
 //! Checks of what the server needs: ONNX Runtime, models, free addresses.
 
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use sightline::config::{ListenAddress, resolve};
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::error::explain;
@@ -68,8 +71,7 @@ pub(super) fn models(args: &StoreArgs) -> Check {
 /// Checks that the server can listen on `address`.
 pub(super) fn address(address: &ListenAddress) -> Check {
     match address {
-        ListenAddress::Unix(path) if unix::connect(path.as_path()).is_ok() => in_use(address),
-        ListenAddress::Unix(_) => Check::ok("address", format!("{address} is not in use")),
+        ListenAddress::Unix(path) => socket(address, path.as_path()),
         ListenAddress::Ip(ip) => tcp(address, &[*ip]),
         ListenAddress::Name { host, port } => match resolve(host, *port) {
             Ok(addresses) => tcp(address, &addresses),
@@ -80,6 +82,45 @@ pub(super) fn address(address: &ListenAddress) -> Check {
             ),
         },
     }
+}
+
+/// Checks that the server can make the socket `path` of `address`.
+fn socket(address: &ListenAddress, path: &Path) -> Check {
+    // The queue of a busy server is full.
+    let is_busy = |error: &Error| error.kind() == ErrorKind::WouldBlock;
+    let connected = unix::connect(path);
+    if connected.is_ok() || connected.is_err_and(|error| is_busy(&error)) {
+        return in_use(address);
+    }
+    let reason = match std::fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => None,
+        Ok(_) => Some("the path exists and is not a socket".to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => Some(error.to_string()),
+    };
+    match reason.or_else(|| unwritable(path)) {
+        None => Check::ok("address", format!("{address} is not in use")),
+        Some(reason) => Check::failure(
+            "address",
+            format!("cannot listen on {address}: {reason}"),
+            "correct the path or its folder, or choose another address with --listen",
+        ),
+    }
+}
+
+/// Returns why this process cannot make a file in the folder of `path`. `None` if it can.
+fn unwritable(path: &Path) -> Option<String> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    let error = accessat(CWD, folder, access, AtFlags::EACCESS).err()?;
+    Some(format!(
+        "the folder {} cannot be used: {}",
+        folder.display(),
+        Error::from(error)
+    ))
 }
 
 /// Binds the first of the IP addresses `ips` of `address` that this machine has, as the server does.
@@ -112,7 +153,7 @@ fn in_use(address: &ListenAddress) -> Check {
         .identity()
     };
     match identity("http").or_else(|| identity("https")) {
-        Some(server) => Check::warning(
+        Some(server) => Check::failure(
             "address",
             format!("{address} is in use by another Sightline ({server})"),
             "stop it before another one starts, or choose another address with --listen",

@@ -1,6 +1,9 @@
 //! Certificates: writes figures into the manifest, and compares them with a repeated evaluation.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
+use onnx_export::text::shown;
 use sightline::engine::OnnxRuntime;
 use sightline::manifest::{Certificate, ManifestText, ModelManifest, sha256};
 use sightline::store::{ModelSource, Origin};
@@ -125,7 +128,8 @@ pub(super) fn certify(
 /// Compares the evaluation with the model's certificate and prints the differences.
 ///
 /// # Errors
-/// If the data set is another one, or if a figure differs by more than the tolerance.
+/// If the data set or the weights are others, if the certificate has other figures, or if a figure differs by more
+/// than the tolerance.
 pub(super) fn verify(evaluated: &Evaluated, summary: &Summary, args: &EvalArgs) -> Result<()> {
     let source = &evaluated.source;
     let certificate = certificate(source)?;
@@ -147,6 +151,8 @@ pub(super) fn verify(evaluated: &Evaluated, summary: &Summary, args: &EvalArgs) 
     {
         bail!("`--verify`: the certificate was measured with --mask-size {size}");
     }
+    check_weights(evaluated, certificate)?;
+    check_figures(summary, certificate)?;
     let measured = |name: &str| {
         let figure = summary.figures.iter().find(|figure| figure.name == name);
         figure.and_then(|figure| figure.percent)
@@ -173,6 +179,42 @@ pub(super) fn verify(evaluated: &Evaluated, summary: &Summary, args: &EvalArgs) 
         differing.join(", "),
         args.tolerance,
         source.id()
+    )
+}
+
+/// Checks that the weights are those of the certificate. A manifest need not state their hashes, so that the certificate
+/// was found without a comparison.
+fn check_weights(evaluated: &Evaluated, certificate: &Certificate) -> Result<()> {
+    let (got, expected) = (&evaluated.weights_sha256, &certificate.weights_sha256);
+    let same = |(one, other): (&String, &String)| one.eq_ignore_ascii_case(other);
+    if got.len() == expected.len() && got.iter().zip(expected).all(same) {
+        return Ok(());
+    }
+    bail!(
+        "`--verify`: the certificate of {} belongs to other weights: expected the SHA-256 {}, got {}",
+        evaluated.source.id(),
+        expected.join(", "),
+        got.join(", ")
+    )
+}
+
+/// Checks that the certificate has exactly the figures that were measured, so that none is left unverified.
+fn check_figures(summary: &Summary, certificate: &Certificate) -> Result<()> {
+    let measured = summary.figures.iter().filter(|f| f.percent.is_some());
+    let measured: BTreeSet<&str> = measured.map(|figure| figure.name).collect();
+    let certified: BTreeSet<&str> = certificate.figures.keys().map(String::as_str).collect();
+    if measured == certified {
+        return Ok(());
+    }
+    let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
+    bail!(
+        "`--verify`: expected a certificate with the figures {}, got {}",
+        list(measured),
+        if certified.is_empty() {
+            "none".to_owned()
+        } else {
+            shown(&list(certified))
+        }
     )
 }
 

@@ -2,9 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
@@ -24,6 +26,10 @@ pub(super) struct Identity {
     pub(super) annotations_sha256: String,
     pub(super) decode: String,
     pub(super) mask_size: String,
+    /// Version, size and arithmetic of ONNX Runtime's library.
+    pub(super) runtime: String,
+    /// Instruction sets for vectors that the CPU has, by which kernels are chosen. Empty if they are unknown.
+    pub(super) cpu: String,
 }
 
 /// The file of results.
@@ -37,12 +43,20 @@ impl Journal {
     /// without an incomplete last line.
     ///
     /// # Errors
-    /// If the file cannot be used, if another process uses it, or if it belongs to another evaluation.
+    /// If the file cannot be used or is not a regular file (links are not followed), if another process uses it, or if it belongs to another evaluation.
     pub(super) fn open(path: PathBuf, identity: &Identity) -> Result<(Self, Vec<Record>)> {
         let cannot = || format!("cannot use {}", path.display());
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).open(&path);
-        let mut file = file.with_context(cannot)?;
+        // A pipe must not block, and a link must not lead to a file of something else.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        options.read(true).append(true).create(true);
+        let mut file = options
+            .custom_flags(flags)
+            .open(&path)
+            .with_context(cannot)?;
+        if !file.metadata().with_context(cannot)?.is_file() {
+            bail!("{}: it is not a regular file", cannot());
+        }
         if file.try_lock().is_err() {
             bail!("{} is in use by another evaluation", path.display());
         }
@@ -59,8 +73,12 @@ impl Journal {
             .iter()
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |at| at + 1);
-        file.set_len(complete as u64).with_context(cannot)?;
+        if complete == 0 && !text.is_empty() {
+            bail!(foreign(&path));
+        }
         let records = read(&text[..complete], identity, &path)?;
+        // Only now is it known that the file has results of this evaluation.
+        file.set_len(complete as u64).with_context(cannot)?;
         let journal = Self { path, file };
         if complete == 0 {
             journal.write(identity)?;
@@ -87,14 +105,17 @@ impl Journal {
     }
 }
 
+/// Returns the message about a file that this evaluation has not written.
+fn foreign(path: &Path) -> String {
+    format!(
+        "{} has results of another evaluation: delete the file, or choose another folder with -o",
+        path.display()
+    )
+}
+
 /// Returns the results in `text`, complete lines that begin with the identity of the evaluation.
 fn read(text: &[u8], identity: &Identity, path: &Path) -> Result<Vec<Record>> {
-    let other = || {
-        format!(
-            "{} has results of another evaluation: delete the file, or choose another folder with -o",
-            path.display()
-        )
-    };
+    let other = || foreign(path);
     let mut lines = text
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty());
@@ -131,6 +152,8 @@ mod tests {
             annotations_sha256: String::new(),
             decode: "exact".to_owned(),
             mask_size: "input".to_owned(),
+            runtime: String::new(),
+            cpu: String::new(),
         }
     }
 
@@ -182,8 +205,17 @@ mod tests {
     fn files_of_other_formats_are_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
-        std::fs::write(&path, "precious\n").unwrap();
-        assert!(Journal::open(path.clone(), &identity("a")).is_err());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious\n");
+        let link = folder.path().join("b.jsonl");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for content in ["precious\n", "precious", "precious\nwithout an end"] {
+            std::fs::write(&path, content).unwrap();
+            for path in [&path, &link] {
+                assert!(Journal::open(path.clone(), &identity("a")).is_err());
+            }
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+        std::fs::write(&path, "").unwrap();
+        assert!(Journal::open(link, &identity("a")).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 }

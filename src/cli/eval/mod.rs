@@ -54,13 +54,14 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         let model = (source, side.decode);
         evaluated.push(evaluate(model, &dataset, (args, &runtime), number)?);
     }
-    match &evaluated[..] {
+    match &mut evaluated[..] {
         [one] => finish_one(one, &dataset, (args, &runtime))?,
-        [one, other] => finish_two([one, other], &dataset, args)?,
+        [one, other] => {
+            finish_two([one, other], &dataset, args)?;
+            one.finish();
+            other.finish();
+        }
         _ => bail!("expected one or two models"),
-    }
-    for each in evaluated {
-        each.finish();
     }
     Ok(())
 }
@@ -107,7 +108,7 @@ impl Judged {
 
 /// Reports on one model.
 fn finish_one(
-    evaluated: &Evaluated,
+    evaluated: &mut Evaluated,
     dataset: &Dataset,
     (args, runtime): (&EvalArgs, &OnnxRuntime),
 ) -> Result<()> {
@@ -131,6 +132,8 @@ fn finish_one(
     if args.certify {
         certify::certify(evaluated, &judged.summary, dataset, (args, runtime))?;
     }
+    // Before the verdict: a repeated verification must run the model again.
+    evaluated.finish();
     if args.verify {
         certify::verify(evaluated, &judged.summary, args)?;
     }

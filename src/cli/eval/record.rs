@@ -55,6 +55,27 @@ impl Record {
             _ => false,
         }
     }
+
+    /// Returns whether the result is that of the image and the annotation as they are now. `max_bytes` is the
+    /// maximum size of an image.
+    pub(super) fn is_of_files(&self, dataset: &Dataset, max_bytes: u64) -> bool {
+        let Some(sample) = dataset.samples.get(self.image) else {
+            return false;
+        };
+        let files = read_files(sample, max_bytes);
+        files.is_ok_and(|(image, mask)| sample.digest(&image, &mask) == self.digest)
+    }
+}
+
+/// Reads the image of `sample` and its mask, which is empty if there is none.
+fn read_files(sample: &Sample, max_bytes: u64) -> Result<(Vec<u8>, Vec<u8>)> {
+    let image = read_regular(&sample.path, max_bytes)?;
+    let mask = match &sample.truth {
+        Truth::Mask(path) => read_regular(path, MAX_MASK_BYTES)
+            .with_context(|| format!("cannot read the mask {}", path.display()))?,
+        Truth::Class(_) | Truth::Boxes(_) => Vec::new(),
+    };
+    Ok((image, mask))
 }
 
 impl Outcome {
@@ -110,17 +131,13 @@ impl Subject<'_> {
     }
 
     async fn record_of(&self, index: usize, sample: &Sample) -> Result<Record> {
-        let bytes = Bytes::from(read_regular(
-            &sample.path,
-            self.app.limits.max_body_bytes as u64,
-        )?);
-        let image = bytes.clone();
-        let mut mask_file = Vec::new();
+        let (image, mask_file) = read_files(sample, self.app.limits.max_body_bytes as u64)?;
+        let image = Bytes::from(image);
+        let bytes = image.clone();
         let result = match &sample.truth {
             Truth::Class(truth) => self.class(*truth, bytes).await?,
             Truth::Boxes(_) => self.boxes(bytes).await?,
             Truth::Mask(path) => {
-                mask_file = read_regular(path, MAX_MASK_BYTES)?;
                 let result = self.mask(&mask_file, bytes).await;
                 result.with_context(|| format!("with the mask {}", path.display()))?
             }

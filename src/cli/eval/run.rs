@@ -8,6 +8,7 @@ use anyhow::Result;
 use futures_util::stream::{self, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use sightline::app::{App, Limits};
+use sightline::cpu::vector_features;
 use sightline::engine::OnnxRuntime;
 use sightline::image::DecodeMode;
 use sightline::manifest::sha256;
@@ -57,8 +58,8 @@ impl Evaluated {
     }
 
     /// Deletes the results that an interrupted run would continue from.
-    pub(super) fn finish(self) {
-        if let Some(journal) = self.journal {
+    pub(super) fn finish(&mut self) {
+        if let Some(journal) = self.journal.take() {
             journal.delete();
         }
     }
@@ -113,7 +114,7 @@ pub(super) fn evaluate(
     number: usize,
 ) -> Result<Evaluated> {
     let weights_sha256 = super::certify::weights_sha256(&source)?;
-    let identity = identity(&source, decode, dataset, (args, &weights_sha256));
+    let identity = identity((&source, decode), dataset, (args, runtime), &weights_sha256);
     let opened = args.out.as_ref().map(|folder| {
         let path = folder.join(format!("eval-{number}.partial.jsonl"));
         Journal::open(path, &identity)
@@ -152,10 +153,10 @@ pub(super) fn evaluate(
 
 /// Returns what the results depend on.
 fn identity(
-    source: &ModelSource,
-    decode: DecodeMode,
+    (source, decode): (&ModelSource, DecodeMode),
     dataset: &Dataset,
-    (args, weights_sha256): (&EvalArgs, &[String]),
+    (args, runtime): (&EvalArgs, &OnnxRuntime),
+    weights_sha256: &[String],
 ) -> Identity {
     let manifest = &source.manifest;
     let settings = format!("{:?} {:?}", manifest.preprocess, manifest.detection);
@@ -167,18 +168,23 @@ fn identity(
         annotations_sha256: dataset.annotations_sha256(),
         decode: decode_name(decode).to_owned(),
         mask_size: args.mask_size.as_str().to_owned(),
+        runtime: runtime.identity(),
+        cpu: vector_features().unwrap_or_default(),
     }
 }
 
 impl Evaluated {
-    /// Runs the model on the images that have no result yet.
+    /// Runs the model on the images that have no result yet, or whose files have changed since.
     fn complete(&mut self, dataset: &Dataset, mask_size: MaskSizeName) -> Result<()> {
         let count = dataset.samples.len();
         let mut is_done = vec![false; count];
         let classes = self.source.labels.len();
+        let max_bytes = self.app.limits.max_body_bytes as u64;
         self.records.retain(|record| {
-            let done = is_done.get_mut(record.image);
-            record.fits(dataset, classes) && done.is_some_and(|done| !mem::replace(done, true))
+            let is_current =
+                record.fits(dataset, classes) && record.is_of_files(dataset, max_bytes);
+            let done = is_done.get_mut(record.image).filter(|_| is_current);
+            done.is_some_and(|done| !mem::replace(done, true))
         });
         if !self.records.is_empty() {
             complain!(

@@ -36,7 +36,12 @@ pub(super) struct PullArgs {
     #[arg(value_name = "NAME", required_unless_present = "all")]
     names: Vec<ModelRef>,
     /// Pull all networks of a task that have an official checkpoint
-    #[arg(long, env = "SIGHTLINE_ALL", value_name = "TASK")]
+    #[arg(
+        long,
+        env = "SIGHTLINE_ALL",
+        value_name = "TASK",
+        conflicts_with = "checkpoint"
+    )]
     all: Option<TaskName>,
     /// Quantize the models to int8, too
     #[arg(long, env = "SIGHTLINE_INT8")]

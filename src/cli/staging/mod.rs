@@ -38,7 +38,7 @@ use sightline::store::{MAX_TEXT_BYTES, StoreError, read_regular};
 
 use super::say::complain;
 use folder::{Folder, Lock};
-pub(super) use removal::remove_model;
+pub(super) use removal::{complete_removal, remove_model};
 use signals::Deferred;
 use stage::sweep;
 

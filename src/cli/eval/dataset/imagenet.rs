@@ -177,13 +177,20 @@ fn classes(folders: &[PathBuf], labels: &[String]) -> Result<Vec<usize>> {
         );
     }
     let class = |name: &String| {
-        let index = labels.iter().position(|label| label == name);
-        index.with_context(|| {
+        let mut indices = (0..labels.len()).filter(|index| labels[*index] == *name);
+        let index = indices.next().with_context(|| {
             format!(
                 "folder `{}`: expected a class index, a WordNet id or one of the model's labels",
                 shown(name)
             )
-        })
+        })?;
+        if let Some(other) = indices.next() {
+            bail!(
+                "folder `{}`: the classes {index} and {other} have this label; name all folders by class indices",
+                shown(name)
+            );
+        }
+        Ok(index)
     };
     names.iter().map(class).collect()
 }
@@ -262,5 +269,9 @@ mod tests {
             let error = of(names).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+        let twice = ["crane", "shark", "crane"].map(str::to_owned);
+        assert_eq!(classes(&["shark".into()], &twice).unwrap(), [1]);
+        let error = classes(&["crane".into(), "shark".into()], &twice).unwrap_err();
+        assert!(error.to_string().contains("classes 0 and 2"), "{error}");
     }
 }
