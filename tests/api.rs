@@ -208,6 +208,7 @@ fn models_health_headers_and_metrics() {
         "batching",
         "code_license",
         "provenance",
+        "certificate",
     ];
     assert_eq!(keys_in_order(&text, model), names);
     for name in ["efficientnet_lite0", "efficientnet_lite0@fp32"] {

@@ -360,7 +360,7 @@ fn unusable_sockets_of_systemd_are_errors() {
     inheritable(&datagram);
     inheritable(&stream);
     let cases: [(&dyn std::os::fd::AsRawFd, &str, &str); 3] = [
-        (&listener, "grpc", "unknown name `grpc`"),
+        (&listener, "smtp", "unknown name `smtp`"),
         (
             &datagram,
             "http",

@@ -211,6 +211,7 @@ fn check_report(out: &Path, stdout: &str) {
         .collect();
     let expected = [
         "agreement",
+        "embedding_cosine",
         "fp32",
         "int8",
         "model",
