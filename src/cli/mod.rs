@@ -271,7 +271,7 @@ impl LoadArgs {
 struct CacheArgs {
     /// Folder in which optimized networks are cached, so that later starts are faster; `off` to cache nothing [default:
     /// `$XDG_CACHE_HOME/sightline`, else `$HOME/.cache/sightline`]
-    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR|off")]
+    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR")]
     cache: Option<CacheChoice>,
 }
 
