@@ -6,11 +6,12 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::RgbImage;
 use sightline::cancel::Cancel;
+use sightline::cores::{Cores, Performance};
 use sightline::draw::overlay;
 use sightline::image::ImageSize;
 use sightline::pool::ImagePool;
 use sightline::postprocess::segment::{
-    Logits, MaskJob, VOC_PALETTE, argmax_upsampled, class_shares, mask_png, mask_rle,
+    Helpers,     Logits, MaskJob, VOC_PALETTE, argmax_upsampled, class_shares, mask_png, mask_rle,
 };
 
 const CLASSES: usize = 21;
@@ -85,12 +86,11 @@ fn shared(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(1)).sample_size(20);
         for threads in [1, 2, 4] {
-            // The calling thread computes a part of the mask too, so the pool has `threads - 1`
-            // threads.
-            let pool = ImagePool::new(threads - 1, 0, 0);
+            // The calling thread computes a part of the mask too, so the pool has one core less.
+            let pool = ImagePool::new(&Cores::new(threads - 1, Performance::Auto), 0, 0);
             let job = MaskJob {
                 cancel: &cancel,
-                helpers: Some(&pool),
+                helpers: (threads > 1).then_some(&pool as &dyn Helpers),
             };
             group.bench_function(format!("upsample_argmax_21x65x87_threads_{threads}"), |b| {
                 b.iter(|| argmax_upsampled(black_box(&logits), size, job));

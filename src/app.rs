@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::config::{AccessEvents, CorsOrigins, Share};
+use crate::cores::{Cores, Performance};
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
 use crate::http::metrics::Pages;
@@ -58,6 +59,8 @@ pub struct App {
     pub limits: Limits,
     /// Metrics of the whole server.
     pub metrics: Metrics,
+    /// The cores that all jobs share.
+    pub cores: Cores,
     /// Threads and memory for decoding, preprocessing and postprocessing.
     pub pool: ImagePool,
     /// Measured decode times, which correct the predicted ones.
@@ -98,22 +101,21 @@ enum Stage {
 }
 
 impl App {
-    /// Creates the state of a server that is still loading its models, with `image_threads` threads
-    /// for work on images. Memory is not limited: each memory budget is as large as `limits` and
-    /// `image_threads` can make use of.
-    pub fn new(limits: Limits, image_threads: usize) -> Self {
-        let demands = Demands::new(&limits, image_threads, Demand::fixed(0));
-        Self::planned(limits, image_threads, &MemoryPlan::unlimited(&demands))
+    /// Creates the state of a server that is still loading its models, with `cores` cores. Memory is not limited: each
+    /// memory budget is as large as `limits` and `cores` can make use of.
+    pub fn new(limits: Limits, cores: usize) -> Self {
+        let demands = Demands::new(&limits, cores, Demand::fixed(0));
+        let cores = Cores::new(cores, Performance::Auto);
+        Self::planned(limits, cores, &MemoryPlan::unlimited(&demands))
     }
 
-    /// Creates the state of a server that is still loading its models, with `image_threads` threads
-    /// for work on images. The sizes of the memory budgets are those in `plan`. Requests are not logged and need no API key; set
+    /// Creates the state of a server that is still loading its models. The sizes of the memory budgets are those in `plan`. Requests are not logged and need no API key; set
     /// [`App::access_log`] and [`App::keys`] for that.
-    pub fn planned(limits: Limits, image_threads: usize, plan: &MemoryPlan) -> Self {
+    pub fn planned(limits: Limits, cores: Cores, plan: &MemoryPlan) -> Self {
         let metrics = Metrics::new();
         let bodies = Budget::new("bodies", memory::UNIT, plan.bodies);
         let responses = Budget::new("responses", memory::UNIT, plan.responses);
-        let pool = ImagePool::new(image_threads, plan.small_pixels, plan.large_pixels);
+        let pool = ImagePool::new(&cores, plan.small_pixels, plan.large_pixels);
         for budget in [&bodies, &responses].into_iter().chain(pool.budgets()) {
             metrics.budgets.add(budget.name(), budget);
         }
@@ -121,6 +123,7 @@ impl App {
             identity: Identity::new(),
             limits,
             metrics,
+            cores,
             pool,
             decode_times: Arc::default(),
             bodies,

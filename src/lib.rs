@@ -9,8 +9,9 @@
 //! 4. [`registry`]: the served models, loaded at start or on first use, with their labels and queues; [`registry::networks`] are their optimized graphs.
 //! 5. [`image`]: decodes and preprocesses images on the bounded [`pool`].
 //! 6. [`batch`]: queues images, and workers cut batches from the queue.
-//! 7. [`engine`]: runs the network in ONNX Runtime.
-//! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
+//! 7. [`cores`]: gives cores to batches and to jobs on images, in turn.
+//! 8. [`engine`]: runs the network in ONNX Runtime.
+//! 9. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
 //! checks;
@@ -25,6 +26,7 @@ pub mod budget;
 pub mod cancel;
 pub mod catalogue;
 pub mod config;
+pub mod cores;
 pub mod cpu;
 pub mod defaults;
 pub mod draw;

@@ -1,13 +1,14 @@
 //! The image pool: a bounded number of blocking jobs, kept off the threads that serve sockets.
 //!
-//! A waiting job occupies no thread. It starts when a thread and the memory that it needs are free;
-//! the module `schedule` decides the order of the jobs.
+//! A waiting job occupies no thread. It starts when a core and the memory that it needs are free. The module `schedule`
+//! decides the order of the jobs, and the module [`cores`](crate::cores) when the next one gets a core, which it holds
+//! until it ends.
 
 mod backlog;
 mod long;
 mod schedule;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tracing::Span;
 
 use crate::budget::Budget;
+use crate::cores::{Cores, Demand, Lane, Lease, StartJob};
 use crate::error::ServeError;
 use crate::postprocess::segment::Helpers;
 use backlog::Backlog;
@@ -41,6 +43,8 @@ pub struct ImagePool {
 #[derive(Debug)]
 struct Shared {
     schedule: Mutex<Schedule<oneshot::Sender<Ticket>>>,
+    /// The pool's jobs as a consumer of the cores.
+    lane: Lane,
     threads: usize,
     /// Moment from which the times that are passed to the schedule and to the backlog count.
     started: Instant,
@@ -56,50 +60,82 @@ impl Shared {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a job to the schedule and returns its place. When the job may start, its ticket is sent
-    /// to `waiter`.
-    fn wait(self: &Arc<Self>, cost: JobCost, waiter: oneshot::Sender<Ticket>) -> Place {
+    /// Changes the schedule, and asks for a core for the job that is next then. [`Lane::dispatch`] must follow, or the
+    /// end of a lease.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Schedule<oneshot::Sender<Ticket>>) -> T,
+    ) -> T {
         let mut schedule = self.lock();
-        let place = schedule.push(self.started.elapsed(), cost, waiter);
-        self.dispatch(schedule);
-        place
+        let result = change(&mut schedule);
+        self.lane.demand(demand(&schedule));
+        result
     }
 
-    /// Sends a ticket to every waiting job that may run now.
-    fn dispatch(self: &Arc<Self>, mut schedule: MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>>) {
-        let mut started = Vec::new();
-        while let Some((grant, waiter)) = schedule.next() {
-            let ticket = Ticket {
-                shared: Arc::clone(self),
-                grant: Some(grant),
-            };
-            started.push((ticket, waiter));
-        }
-        // The schedule is unlocked first, because a ticket locks it when it is dropped.
-        drop(schedule);
-        for (ticket, waiter) in started {
-            // If the waiting job was given up, its ticket is dropped here, which starts the next
-            // job.
-            let _ = waiter.send(ticket);
-        }
+    /// Adds a job to the schedule and returns its place. When the job may start, its ticket is sent
+    /// to `waiter`.
+    fn wait(&self, cost: JobCost, waiter: oneshot::Sender<Ticket>) -> Place {
+        let now = self.started.elapsed();
+        let place = self.change(|schedule| schedule.push(now, cost, waiter));
+        self.lane.dispatch();
+        place
     }
 }
 
-/// The right of a job to use a thread and memory. Dropping the ticket returns them to the schedule.
+/// Returns the demand for a core of the job that is next. `None` if no job may start.
+fn demand(schedule: &Schedule<oneshot::Sender<Ticket>>) -> Option<Demand> {
+    schedule.peek().map(|work| Demand {
+        jobs: 1,
+        from: Duration::ZERO,
+        work,
+        images: 0,
+    })
+}
+
+/// Starts the jobs of a pool, if that still exists.
+struct PoolJobs(Weak<Shared>);
+
+impl StartJob for PoolJobs {
+    /// Sends a ticket to the waiting job that is next.
+    fn start(&self, mut lease: Lease) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        let mut schedule = shared.lock();
+        let next = schedule.next();
+        // Without a job, no core is asked for until the schedule changes.
+        lease.claim(next.as_ref().and_then(|_| demand(&schedule)));
+        drop(schedule);
+        let Some((grant, waiter)) = next else {
+            return;
+        };
+        let ticket = Ticket {
+            shared: Arc::clone(&shared),
+            grant: Some(grant),
+            lease: Some(lease),
+        };
+        // If the waiting job was given up, its ticket is dropped here, which starts the next job.
+        let _ = waiter.send(ticket);
+        shared.lane.dispatch();
+    }
+}
+
+/// The right of a job to use a thread, a core and memory. Dropping the ticket returns them.
 #[derive(Debug)]
 struct Ticket {
     shared: Arc<Shared>,
     /// The thread and the memory. `None` only while the ticket is being dropped.
     grant: Option<Grant>,
+    /// The core. Dropped last, because this starts the next job.
+    lease: Option<Lease>,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(grant) = self.grant.take() {
-            let mut schedule = self.shared.lock();
-            schedule.finish(grant);
-            self.shared.dispatch(schedule);
+            self.shared.change(|schedule| schedule.finish(grant));
         }
+        drop(self.lease.take());
     }
 }
 
@@ -113,40 +149,63 @@ struct Leave<'a> {
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.shared.lock().remove(place);
+            self.shared.change(|schedule| schedule.remove(place));
+            self.shared.lane.dispatch();
         }
     }
 }
 
-/// A thread of the pool that helps with a running job; see [`Helpers::start`]. Dropping it frees
-/// the thread.
-struct HelperThread(Arc<Shared>);
+/// A thread of the pool, with a core, that helps with a running job; see [`Helpers::start`]. Dropping it frees both.
+struct HelperThread {
+    shared: Arc<Shared>,
+    lease: Option<Lease>,
+}
+
+impl HelperThread {
+    /// Takes an idle thread and a free core. `None` if there is none, or if a job waits for it.
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        if !shared.lock().try_helper() {
+            return None;
+        }
+        let mut thread = Self {
+            shared: Arc::clone(shared),
+            lease: None,
+        };
+        thread.lease = shared.lane.help();
+        // Without a core, the drop of the value frees the thread.
+        thread.lease.is_some().then_some(thread)
+    }
+}
 
 impl Drop for HelperThread {
     fn drop(&mut self) {
-        let mut schedule = self.0.lock();
-        schedule.finish_helper();
-        self.0.dispatch(schedule);
+        self.shared.change(Schedule::finish_helper);
+        drop(self.lease.take());
+        self.shared.lane.dispatch();
     }
 }
 
 impl ImagePool {
-    /// Creates a pool that runs up to `threads` jobs at a time, and more only if long jobs would keep short ones
-    /// waiting; see the module `schedule`. Jobs on images of more than [`LARGE_PIXELS`] pixels share `large_bytes`
+    /// Creates a pool that runs up to one job for each of `cores` at a time, and more only if long jobs would keep short
+    /// ones waiting; see the module `schedule`. Jobs on images of more than [`LARGE_PIXELS`] pixels share `large_bytes`
     /// bytes of memory, and jobs on smaller images share `small_bytes` bytes.
-    pub fn new(threads: usize, small_bytes: u64, large_bytes: u64) -> Self {
+    pub fn new(cores: &Cores, small_bytes: u64, large_bytes: u64) -> Self {
+        let threads = cores.total();
         let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
         let large = Budget::new("pixels", MEMORY_UNIT, large_bytes);
         let schedule = Schedule::new(threads, small.clone(), large.clone());
-        Self {
-            shared: Arc::new(Shared {
+        let shared = Arc::new_cyclic(|shared| {
+            let starter: Arc<dyn StartJob> = Arc::new(PoolJobs(Weak::clone(shared)));
+            Shared {
                 schedule: Mutex::new(schedule),
+                lane: cores.jobs(starter),
                 threads,
                 started: Instant::now(),
                 budgets: [small, large],
                 backlog: Backlog::new(threads),
-            }),
-        }
+            }
+        });
+        Self { shared }
     }
 
     /// The memory budgets of the pool's jobs, for metrics.
@@ -240,10 +299,9 @@ impl Helpers for ImagePool {
     /// within a Tokio runtime, where the jobs of the pool run.
     fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>) {
         for _ in 0..most {
-            if !self.shared.lock().try_helper() {
+            let Some(thread) = HelperThread::take(&self.shared) else {
                 return;
-            }
-            let thread = HelperThread(Arc::clone(&self.shared));
+            };
             let (job, span) = (Arc::clone(&job), Span::current());
             tokio::task::spawn_blocking(move || {
                 span.in_scope(|| job());
@@ -265,10 +323,15 @@ pub async fn joined<T>(job: JoinHandle<T>) -> Result<T, ServeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cores::Performance;
+
+    fn cores(total: usize) -> Cores {
+        Cores::new(total, Performance::Auto)
+    }
 
     #[tokio::test]
     async fn helpers_reuse_threads() {
-        let pool = ImagePool::new(2, 1 << 20, 1 << 20);
+        let pool = ImagePool::new(&cores(2), 1 << 20, 1 << 20);
         let seen = Arc::new(Mutex::new(std::collections::HashSet::new()));
         for _ in 0..100 {
             let (helpers, seen) = (pool.clone(), Arc::clone(&seen));
@@ -296,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_job_that_is_given_up_releases_its_time_unless_it_runs() {
-        let pool = ImagePool::new(1, 1 << 20, 1 << 20);
+        let pool = ImagePool::new(&cores(1), 1 << 20, 1 << 20);
         let second = JobCost::time(1_000_000_000);
         let reserve = || {
             let jobs = pool.admit([second].into_iter(), Duration::from_mins(1));
@@ -323,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn jobs_that_are_given_up_leave_the_pool() {
-        let pool = ImagePool::new(1, 1 << 20, 1 << 20);
+        let pool = ImagePool::new(&cores(1), 1 << 20, 1 << 20);
         let (release, held) = std::sync::mpsc::channel::<()>();
         let running = pool.start(JobCost::time(1), move || held.recv()).await;
         let wait = pool.run(JobCost::time(1), || ());

@@ -34,9 +34,14 @@ pub(crate) fn photo(name: &str) -> Result<Vec<u8>> {
 /// Returns a request to classify the photograph of coffee, a JPEG file of 500x375 pixels, with the
 /// built-in model.
 pub(crate) fn coffee() -> Result<Request> {
-    let path = "/v1/classify?top_k=1&model=efficientnet_lite0";
+    coffee_to("efficientnet_lite0")
+}
+
+/// Returns a request to classify the photograph of [`coffee`] with `model`.
+pub(crate) fn coffee_to(model: &str) -> Result<Request> {
+    let path = format!("/v1/classify?top_k=1&model={model}");
     let photo = photo("coffee_500x375.jpg")?;
-    Ok(Request::post(path, "application/octet-stream", &photo))
+    Ok(Request::post(&path, "application/octet-stream", &photo))
 }
 
 /// Returns requests with images of every format, as raw bodies, a form and JSON. The expected label

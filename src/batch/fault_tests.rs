@@ -92,8 +92,14 @@ impl Setup {
         };
         let cost = TensorCost::measured(&Outputs::default(), SIZE, 1 << 20, None);
         let batch_metrics = metrics.clone();
+        let settings = QueueSettings {
+            policy,
+            capacity: 16,
+            cost,
+        };
+        let speed = Speed::unmeasured(workers);
         let batcher =
-            Batcher::start("test", watchdog, engines, policy, 16, cost, batch_metrics).unwrap();
+            Batcher::start("test", watchdog, engines, settings, speed, batch_metrics).unwrap();
         Self {
             batcher,
             metrics,

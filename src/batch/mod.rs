@@ -4,8 +4,9 @@
 //! queue in three steps: [`Batcher::reserve_more`] reserves a place before the image is decoded,
 //! [`Batcher::submit`] puts the preprocessed image into the queue, and a worker sends a [`Reply`] or
 //! a [`BatchError`] through a oneshot channel. A free worker immediately cuts a batch, that is,
-//! removes images of one size from the queue to run them together. Batches therefore grow only while
-//! every worker is busy, unless `max_queue_delay_us` makes workers wait for fuller batches.
+//! removes images of one size from the queue to run them together. A worker is free when it is idle and the module
+//! [`cores`](crate::cores) has cores for it. Batches therefore grow only while all workers or all cores are busy, unless
+//! `max_queue_delay_us` makes workers wait for fuller batches.
 //!
 //! A failure harms its batch only. The engine of the worker is tested or replaced (`rebuild`), and a worker that does
 //! not return is replaced by another one (`watchdog`).
@@ -32,7 +33,7 @@ use tracing::Span;
 
 pub use error::BatchError;
 pub use queue::Policy;
-pub use seat::WatchedEngine;
+pub use seat::WatchedEngines;
 pub(crate) use seats::MAX_STUCK;
 pub use seats::Unready;
 pub use spare::Spare;
@@ -42,6 +43,7 @@ pub use watchdog::Watchdog;
 use drain::DrainRate;
 
 use crate::budget::{Budget, Exhausted, Permit};
+use crate::cores::{Cores, Scaling};
 use crate::engine::Outputs;
 use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
@@ -95,6 +97,40 @@ struct QueueEntry {
     reply: oneshot::Sender<Result<Reply, BatchError>>,
 }
 
+/// Limits of a queue, and the memory that its images need.
+#[derive(Debug, Clone)]
+pub struct QueueSettings {
+    /// Limits of batches.
+    pub policy: Policy,
+    /// Maximum number of images in the queue.
+    pub capacity: usize,
+    /// Memory of the tensors of an image.
+    pub cost: TensorCost,
+}
+
+/// The cores that a model shares with others, and how fast its network is on them.
+#[derive(Debug, Clone)]
+pub struct Speed {
+    /// The cores of the process.
+    pub cores: Cores,
+    /// Measured run times with one test image.
+    pub scaling: Scaling,
+    /// Number of pixels of the network's input for the test image.
+    pub pixels: u64,
+}
+
+#[cfg(test)]
+impl Speed {
+    /// Returns `total` cores for a network that was not measured.
+    pub(crate) fn unmeasured(total: usize) -> Self {
+        Self {
+            cores: Cores::new(total, crate::cores::Performance::Auto),
+            scaling: Scaling::single(Duration::ZERO),
+            pixels: 1,
+        }
+    }
+}
+
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
@@ -107,21 +143,25 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Starts one worker thread per engine and a queue of at most `capacity` images. `watchdog` stops the
-    /// runs of `engines`, which have run a test image, and replaces workers. The memory budget for tensors has room for one image of the largest size, as `cost`
-    /// predicts, until [`Batcher::raise_tensor_memory`] raises it.
+    /// Starts one worker thread for each element of `workers`, and a queue. `watchdog` stops the runs of `workers`, whose
+    /// engines have run a test image, and replaces workers. The memory budget for tensors has room for one image of the
+    /// largest size, as the cost predicts, until [`Batcher::raise_tensor_memory`] raises it.
     ///
     /// # Errors
     /// The operating system's error if a thread cannot be started.
     pub fn start(
         name: &str,
         watchdog: Watchdog,
-        engines: Vec<WatchedEngine>,
-        policy: Policy,
-        capacity: usize,
-        cost: TensorCost,
+        workers: Vec<WatchedEngines>,
+        settings: QueueSettings,
+        speed: Speed,
         metrics: BatchMetrics,
     ) -> std::io::Result<Self> {
+        let QueueSettings {
+            policy,
+            capacity,
+            cost,
+        } = settings;
         let tensors = Budget::new("tensors", memory::UNIT, cost.demand().floor);
         metrics.budgets.add(tensors.name(), &tensors);
         let places = Budget::new("queue", 1, capacity as u64);
@@ -130,10 +170,14 @@ impl Batcher {
             queue: Queue::new(policy),
             closed: false,
         };
-        let drain = DrainRate::new(engines.len(), policy.max_batch_size);
+        let parallel = workers.len().min(speed.cores.total());
+        let drain = DrainRate::new(parallel, policy.max_batch_size);
+        let seconds = speed.scaling.time().as_secs_f64();
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            changed: Condvar::new(),
+            lane: speed.cores.model(speed.scaling.clone(), places.clone()),
+            pixel_seconds: seconds / speed.pixels.max(1) as f64,
+            scaling: speed.scaling,
             closing: Condvar::new(),
             policy,
             metrics,
@@ -149,10 +193,10 @@ impl Batcher {
             watchdog,
             finishes_in_background: false,
         };
-        for engine in engines {
-            engine.prove();
-            let worker = engine.seat().worker();
-            start_worker(&batcher.shared, name, worker, Worker::Sound(engine))?;
+        for engines in workers {
+            engines.prove();
+            let worker = engines.seat().worker();
+            start_worker(&batcher.shared, name, worker, Worker::Sound(engines))?;
         }
         let (shared, name) = (Arc::clone(&batcher.shared), name.to_owned());
         batcher.watchdog.replace_workers(move |seat| {
@@ -322,8 +366,11 @@ impl Batcher {
             return Err(BatchError::Closed);
         }
         state.queue.push(entry);
+        // Under the lock, so that demands are stated in the order of the changes of the queue.
+        let demand = self.shared.demand(&state, Instant::now());
+        self.shared.lane.demand(demand);
         drop(state);
-        self.shared.changed.notify_one();
+        self.shared.lane.dispatch();
         Ok(receiver)
     }
 
@@ -342,8 +389,10 @@ impl Batcher {
 
     fn reject(&self) {
         self.watchdog.retire();
-        self.shared.lock().closed = true;
-        self.shared.changed.notify_all();
+        let mut state = self.shared.lock();
+        state.closed = true;
+        self.shared.lane.recall();
+        drop(state);
         self.shared.closing.notify_all();
     }
 

@@ -31,16 +31,28 @@ impl Policy {
     }
 }
 
-/// What a free worker does next.
-#[derive(Debug)]
-pub(super) enum Next {
+/// The next batch of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
     /// The queue is empty.
     Empty,
-    /// No batch is due before this time.
-    Wait(Instant),
-    /// A batch is due: its images, which all have the same size, and the reason why it was cut, for
-    /// the metrics.
-    Batch(Vec<QueueEntry>, Cut),
+    /// No batch is due before this time, at which one with this number of images is.
+    Wait(Instant, usize),
+    /// A batch of images of this size is due, for this reason.
+    Due(ImageSize, Cut),
+}
+
+/// What a queue has to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// Number of batches that could run at the same time.
+    pub(super) batches: usize,
+    /// Time from which the next batch may be cut.
+    pub(super) from: Instant,
+    /// Number of images in the next batch.
+    pub(super) images: usize,
+    /// Number of pixels in the next batch.
+    pub(super) pixels: u64,
 }
 
 /// Images that wait for a worker, oldest first.
@@ -84,27 +96,47 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Returns what a free worker does at time `now`. The images of a returned batch are removed
-    /// from the queue.
+    /// Removes the images of the next batch from the queue, and returns them and the reason why the batch was cut.
+    /// `None` if no batch is due at `now`.
     ///
     /// The batch has images of the oldest image's size if enough of them wait for a full batch or
     /// the oldest image is due. If neither is the case, it is a full batch of another size, if
     /// there is one.
-    pub(super) fn next(&mut self, now: Instant) -> Next {
+    pub(super) fn next(&mut self, now: Instant) -> Option<(Vec<QueueEntry>, Cut)> {
+        match self.plan(now) {
+            Plan::Empty | Plan::Wait(..) => None,
+            Plan::Due(size, cut) => Some((self.take(size, self.policy.batch_size(size)), cut)),
+        }
+    }
+
+    /// Returns what there is to run. `None` if the queue is empty.
+    pub(super) fn waiting(&self, now: Instant) -> Option<Waiting> {
+        let (from, size, images) = match self.plan(now) {
+            Plan::Empty => return None,
+            Plan::Wait(due, images) => (due, self.entries.front()?.image.size, images),
+            Plan::Due(size, _) => (now, size, self.fitting(size)),
+        };
+        // Without a delay, every image may be a batch of its own. With one, only the next batch is known to be due.
+        let delayed = !self.policy.max_queue_delay.is_zero();
+        Some(Waiting {
+            batches: if delayed { 1 } else { self.entries.len() },
+            from,
+            images,
+            pixels: size.pixels().saturating_mul(images as u64),
+        })
+    }
+
+    fn plan(&self, now: Instant) -> Plan {
         let max_queue_delay = self.policy.max_queue_delay;
         let Some(oldest) = self.entries.front() else {
-            return Next::Empty;
+            return Plan::Empty;
         };
         let (size, due) = (oldest.image.size, oldest.enqueued + max_queue_delay);
-        let max_batch_size = self.policy.batch_size(size);
-        let same_size = |entry: &&QueueEntry| entry.image.size == size;
-        let fitting = self.entries.iter().filter(same_size).count();
-        let full = fitting >= max_batch_size;
+        let fitting = self.fitting(size);
+        let full = fitting >= self.policy.batch_size(size);
         if !full && now < due {
-            let Some(size) = self.first_full() else {
-                return Next::Wait(due);
-            };
-            return Next::Batch(self.take(size, self.policy.batch_size(size)), Cut::full);
+            let full = self.first_full();
+            return full.map_or(Plan::Wait(due, fitting), |size| Plan::Due(size, Cut::full));
         }
         let cut = match () {
             () if full => Cut::full,
@@ -112,7 +144,13 @@ impl Queue {
             () if fitting < self.entries.len() => Cut::size,
             () => Cut::worker_free,
         };
-        Next::Batch(self.take(size, max_batch_size), cut)
+        Plan::Due(size, cut)
+    }
+
+    /// Returns the number of images of `size` that wait, at most those of a full batch.
+    fn fitting(&self, size: ImageSize) -> usize {
+        let same_size = self.entries.iter().filter(|e| e.image.size == size);
+        same_size.take(self.policy.batch_size(size)).count()
     }
 
     /// Returns the image size of which enough images for a full batch were queued first; `None` if
@@ -199,7 +237,7 @@ mod tests {
 
     fn cut(queue: &mut Queue, now: Instant) -> (Vec<usize>, Cut) {
         match queue.next(now) {
-            Next::Batch(batch, cut) => (positions(&batch), cut),
+            Some((batch, cut)) => (positions(&batch), cut),
             other => panic!("expected a batch from the queue, got {other:?}"),
         }
     }
@@ -236,7 +274,8 @@ mod tests {
         assert_eq!(cut(&mut queue, now).0, [0, 2]);
         assert_eq!(cut(&mut queue, now).0, [1, 4]);
         assert_eq!(cut(&mut queue, now).0, [3]);
-        assert!(matches!(queue.next(now), Next::Empty));
+        assert!(queue.next(now).is_none());
+        assert_eq!(queue.waiting(now), None);
     }
 
     #[test]
@@ -252,7 +291,15 @@ mod tests {
     fn a_delay_holds_a_partial_batch_until_it_is_due() {
         let (mut queue, start) = queue(4, 10, &[1, 1]);
         let due = start + Duration::from_millis(10);
-        assert!(matches!(queue.next(start), Next::Wait(at) if at == due));
+        assert!(queue.next(start).is_none());
+        let waiting = |from| Waiting {
+            batches: 1,
+            from,
+            images: 2,
+            pixels: 2,
+        };
+        assert_eq!(queue.waiting(start), Some(waiting(due)));
+        assert_eq!(queue.waiting(due), Some(waiting(due)));
         assert_eq!(cut(&mut queue, due), (vec![0, 1], Cut::delay));
     }
 
@@ -290,10 +337,8 @@ mod tests {
         ];
         for (sides, milliseconds, expected) in cases {
             let (mut queue, start) = queue(2, 10, sides);
-            let got = match queue.next(start + Duration::from_millis(milliseconds)) {
-                Next::Batch(batch, cut) => Some((positions(&batch), cut)),
-                _ => None,
-            };
+            let next = queue.next(start + Duration::from_millis(milliseconds));
+            let got = next.map(|(batch, cut)| (positions(&batch), cut));
             let expected = expected.map(|(positions, cut)| (positions.to_vec(), cut));
             assert_eq!(got, expected, "{sides:?} at {milliseconds} ms");
         }

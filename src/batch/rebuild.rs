@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::Shared;
-use super::seat::{Seat, WatchedEngine};
+use super::seat::{Seat, WatchedEngines};
 use super::seats::Standing;
 use super::worker::Worker;
 use crate::engine::EngineError;
@@ -46,7 +46,7 @@ enum Test {
 /// Tests the engine of a worker whose last run was stopped or failed. Returns the worker with this engine if the test
 /// run succeeds, or else without an engine. Returns `None` if the queue is closed and empty, or if the worker has been
 /// replaced.
-pub(super) fn test(shared: &Shared, mut engine: WatchedEngine) -> Option<Worker> {
+pub(super) fn test(shared: &Shared, mut engine: WatchedEngines) -> Option<Worker> {
     if shared.is_finished() {
         return None;
     }
@@ -123,7 +123,7 @@ pub(super) fn rebuild(shared: &Shared, mut seat: Seat) -> Option<Worker> {
 
 /// The result of an attempt to rebuild an engine.
 enum Attempt {
-    Rebuilt(WatchedEngine),
+    Rebuilt(WatchedEngines),
     Failed(Seat, RebuildError),
 }
 
@@ -139,13 +139,18 @@ impl Attempt {
 /// Creates an engine for the worker in `seat` and tests it.
 fn attempt(shared: &Shared, seat: Seat) -> Attempt {
     // Unwind safe, because nothing that the closure creates is used after a panic.
-    let create = AssertUnwindSafe(|| seat.watched().create_engine());
+    let widths = seat.widths();
+    let create = |threads: &usize| {
+        let engine = seat.watched().create_engine(*threads);
+        engine.map(|engine| (*threads, engine))
+    };
+    let create = AssertUnwindSafe(|| widths.iter().map(create).collect::<Result<Vec<_>, _>>());
     let created = match catch_unwind(create) {
         Ok(created) => created.map_err(RebuildError::from),
         Err(_) => Err(RebuildError::Panicked),
     };
     let mut engine = match created {
-        Ok(engine) => seat.with(engine),
+        Ok(engines) => seat.with(engines),
         Err(error) => return Attempt::Failed(seat, error),
     };
     match test_run(shared, &mut engine, Test::Full) {
@@ -154,8 +159,26 @@ fn attempt(shared: &Shared, seat: Seat) -> Attempt {
     }
 }
 
-/// Runs `engine` with copies of the test image.
-fn test_run(shared: &Shared, engine: &mut WatchedEngine, test: Test) -> Result<(), RebuildError> {
+/// Runs each of `engines` with copies of the test image. The runs are rare and short, so they take no cores from other
+/// jobs.
+fn test_run(
+    shared: &Shared,
+    engines: &mut WatchedEngines,
+    test: Test,
+) -> Result<(), RebuildError> {
+    for width in engines.seat().widths().iter().copied() {
+        test_width(shared, engines, width, test)?;
+    }
+    Ok(())
+}
+
+/// Runs the engine with `width` threads with copies of the test image.
+fn test_width(
+    shared: &Shared,
+    engine: &mut WatchedEngines,
+    width: usize,
+    test: Test,
+) -> Result<(), RebuildError> {
     let watched = engine.seat().watched();
     let image = watched.test_image()?;
     let patience = watched.first_run().saturating_mul(TEST_PATIENCE);
@@ -164,7 +187,7 @@ fn test_run(shared: &Shared, engine: &mut WatchedEngine, test: Test) -> Result<(
         Test::Full => shared.policy.batch_size(image.size),
     };
     let limit = Instant::now() + TEST_LIMIT + patience;
-    let got = engine.run(vec![image; expected], limit)?.len();
+    let got = engine.run(width, vec![image; expected], limit)?.len();
     if got == expected {
         return Ok(());
     }

@@ -20,20 +20,27 @@ pub(super) struct Seat {
     watched: Arc<Watched>,
 }
 
-/// An engine of a worker. Its runs are stopped at their time limits.
-pub struct WatchedEngine {
-    // Dropped before the seat: when a worker has left, its engine's memory is free.
+/// The engines of a worker, which runs one of them at a time. The runs are stopped at their time limits.
+pub struct WatchedEngines {
+    // Dropped before the seat: when a worker has left, the memory of its engines is free.
+    /// By ascending thread count. At least one.
+    engines: Vec<WatchedEngine>,
+    seat: Seat,
+}
+
+/// An engine of a worker.
+struct WatchedEngine {
+    threads: usize,
     engine: Box<dyn Engine>,
     handle: Arc<dyn StopRuns>,
     /// Whether the engine has run once.
     has_run: bool,
-    seat: Seat,
 }
 
 impl Seat {
     /// Adds a worker to those that `watched` watches.
     pub(super) fn new(watched: &Arc<Watched>, standing: Standing) -> Self {
-        let worker = watched.update(|seats| seats.add(standing));
+        let worker = watched.update(|seats| seats.add(standing, [1].into()));
         Self::taken(watched, worker)
     }
 
@@ -55,12 +62,21 @@ impl Seat {
         &self.watched
     }
 
-    /// Gives the worker an engine.
-    pub(super) fn with(self, engine: Box<dyn Engine>) -> WatchedEngine {
-        WatchedEngine {
-            handle: engine.stop_handle(),
-            engine,
-            has_run: false,
+    /// Returns the thread counts of the worker's engines, in ascending order.
+    pub(super) fn widths(&self) -> Arc<[usize]> {
+        self.watched.widths(self.worker)
+    }
+
+    /// Gives the worker engines with these thread counts, in ascending order.
+    pub(super) fn with(
+        self,
+        engines: impl IntoIterator<Item = (usize, Box<dyn Engine>)>,
+    ) -> WatchedEngines {
+        let engines = engines.into_iter();
+        WatchedEngines {
+            engines: engines
+                .map(|(threads, engine)| WatchedEngine::new(threads, engine))
+                .collect(),
             seat: self,
         }
     }
@@ -84,23 +100,62 @@ impl Drop for Seat {
 }
 
 impl WatchedEngine {
-    /// Runs the batch as [`Engine::run`] does, and stops the run at `limit`. Afterwards the worker may have been
-    /// replaced, see `Seat::standing`.
+    fn new(threads: usize, engine: Box<dyn Engine>) -> Self {
+        Self {
+            threads,
+            handle: engine.stop_handle(),
+            engine,
+            has_run: false,
+        }
+    }
+}
+
+impl WatchedEngines {
+    /// Adds an engine with `threads` threads, more than those of the others.
+    pub fn add(&mut self, threads: usize, engine: Box<dyn Engine>) {
+        self.engines.push(WatchedEngine::new(threads, engine));
+        self.report_widths();
+    }
+
+    /// Drops the engine with the most threads, unless it is the only one.
+    pub fn drop_widest(&mut self) {
+        if self.engines.len() > 1 {
+            self.engines.pop();
+            self.report_widths();
+        }
+    }
+
+    fn report_widths(&self) {
+        let Seat { worker, watched } = &self.seat;
+        let widths = self.engines.iter().map(|engine| engine.threads).collect();
+        watched.update(|seats| seats.set_widths(*worker, widths));
+    }
+
+    /// Runs the batch as [`Engine::run`] does, on the engine with the most threads up to `width`, and stops the run at
+    /// `limit`. Afterwards the worker may have been replaced, see `Seat::standing`.
     ///
     /// # Errors
     /// [`EngineError::Stopped`] if the run was stopped, [`EngineError::Panicked`] if the engine panicked, or else the
     /// error of the engine.
     pub fn run(
         &mut self,
+        width: usize,
         batch: Vec<PreparedImage>,
         limit: Instant,
     ) -> Result<Vec<Outputs>, EngineError> {
         let Seat { worker, watched } = &self.seat;
-        watched.begin(*worker, limit, Arc::clone(&self.handle));
+        let fitting = self.engines.iter().rposition(|e| e.threads <= width);
+        let WatchedEngine {
+            engine,
+            handle,
+            has_run,
+            ..
+        } = &mut self.engines[fitting.unwrap_or_default()];
+        watched.begin(*worker, limit, Arc::clone(handle));
         let started = Instant::now();
         // Unwind safe, because an engine that panicked is not used again.
-        let result = catch_unwind(AssertUnwindSafe(|| self.engine.run(batch)));
-        let first = !std::mem::replace(&mut self.has_run, true);
+        let result = catch_unwind(AssertUnwindSafe(|| engine.run(batch)));
+        let first = !std::mem::replace(has_run, true);
         let stopped = watched.end(*worker, first.then(|| started.elapsed()));
         match result {
             Ok(Err(_)) if stopped => Err(EngineError::Stopped),
@@ -109,7 +164,7 @@ impl WatchedEngine {
         }
     }
 
-    /// Returns the place of the engine's worker.
+    /// Returns the place of the worker.
     pub(super) fn seat(&self) -> &Seat {
         &self.seat
     }
@@ -128,10 +183,10 @@ impl WatchedEngine {
         needed.max(Instant::now() + usual.saturating_mul(PATIENCE).min(MAX_PATIENCE))
     }
 
-    /// Drops the engine, whose state may be broken, and returns its worker's place.
+    /// Drops the engines, whose state may be broken, and returns their worker's place.
     pub(super) fn dismantle(self) -> Seat {
-        let Self { engine, seat, .. } = self;
-        if catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err() {
+        let Self { engines, seat } = self;
+        if catch_unwind(AssertUnwindSafe(|| drop(engines))).is_err() {
             let model = &seat.watched.model;
             tracing::error!(
                 model,

@@ -77,6 +77,8 @@ struct Seat {
     failed: bool,
     /// Tracing span of the oldest request in the batch, to which the log lines about the run belong.
     span: Span,
+    /// Thread counts of the worker's sessions, in ascending order.
+    widths: Arc<[usize]>,
 }
 
 /// What happened to a worker, for the log and the metrics.
@@ -96,8 +98,8 @@ pub(super) struct Seats {
     next: usize,
     /// Whether stuck workers are replaced.
     pub(super) replaces: bool,
-    /// Number of workers that have left and whose places are to be taken by new ones.
-    vacant: usize,
+    /// Thread counts of the sessions of each worker that has left and whose place is to be taken by a new one.
+    vacant: Vec<Arc<[usize]>>,
     /// Earliest time at which the next replacement is started.
     hire_from: Instant,
     /// Whether the last replacement could not be started.
@@ -114,15 +116,15 @@ impl Seats {
             workers: BTreeMap::new(),
             next: 0,
             replaces: false,
-            vacant: 0,
+            vacant: Vec::new(),
             hire_from: now,
             refused: false,
             look_again: None,
         }
     }
 
-    /// Adds a worker and returns its number.
-    pub(super) fn add(&mut self, standing: Standing) -> usize {
+    /// Adds a worker with sessions of the thread counts `widths`, and returns its number.
+    pub(super) fn add(&mut self, standing: Standing, widths: Arc<[usize]>) -> usize {
         let worker = self.next;
         self.next += 1;
         let seat = Seat {
@@ -130,6 +132,7 @@ impl Seats {
             standing,
             failed: false,
             span: Span::none(),
+            widths,
         };
         self.workers.insert(worker, seat);
         worker
@@ -138,9 +141,22 @@ impl Seats {
     /// Removes a worker. If it is `lost` because its thread panicked, its place becomes vacant.
     pub(super) fn remove(&mut self, worker: usize, lost: bool) {
         let removed = self.workers.remove(&worker);
-        let abandoned = removed.is_some_and(|seat| seat.standing == Standing::Abandoned);
-        if lost && !abandoned && self.replaces {
-            self.vacant += 1;
+        let kept = removed.filter(|seat| seat.standing != Standing::Abandoned);
+        if lost && self.replaces {
+            self.vacant.extend(kept.map(|seat| seat.widths));
+        }
+    }
+
+    /// Returns the thread counts of the sessions of a worker, in ascending order.
+    pub(super) fn widths(&self, worker: usize) -> Arc<[usize]> {
+        let seat = self.workers.get(&worker);
+        seat.map_or_else(|| [1].into(), |seat| Arc::clone(&seat.widths))
+    }
+
+    /// Sets the thread counts of the sessions of a worker, in ascending order.
+    pub(super) fn set_widths(&mut self, worker: usize, widths: Arc<[usize]>) {
+        if let Some(seat) = self.workers.get_mut(&worker) {
+            seat.widths = widths;
         }
     }
 
@@ -234,7 +250,7 @@ impl Seats {
         for (worker, seat) in &mut self.workers {
             if free > 0 && seat.is_blocked() {
                 seat.standing = Standing::Abandoned;
-                self.vacant += 1;
+                self.vacant.push(Arc::clone(&seat.widths));
                 free -= 1;
                 events.push((*worker, Event::Abandoned));
             }
@@ -247,22 +263,22 @@ impl Seats {
         if self.hire_due()? > now {
             return None;
         }
+        let widths = self.vacant.pop()?;
         self.hire_from = now + HIRE_INTERVAL;
-        self.vacant -= 1;
-        Some(self.add(Standing::Withdrawn))
+        Some(self.add(Standing::Withdrawn, widths))
     }
 
-    /// Records whether the thread of the worker that [`Seats::hire`] returned could be started. If it could not, its
-    /// place is vacant again.
-    pub(super) fn hired(&mut self, started: bool) {
+    /// Records whether the thread of a worker that [`Seats::hire`] returned could be started. If it could not, its
+    /// place, with sessions of the thread counts `widths`, is vacant again.
+    pub(super) fn hired(&mut self, started: bool, widths: Arc<[usize]>) {
         self.refused = !started;
         if !started {
-            self.vacant += 1;
+            self.vacant.push(widths);
         }
     }
 
     fn hire_due(&self) -> Option<Instant> {
-        (self.vacant > 0).then_some(self.hire_from)
+        (!self.vacant.is_empty()).then_some(self.hire_from)
     }
 
     /// Returns when [`Seats::act`] or [`Seats::hire`] has something to do next.
@@ -277,7 +293,7 @@ impl Seats {
     /// Returns whether a worker may still take batches, now or when its run has returned. A worker that is stuck is not
     /// waited for.
     pub(super) fn at_work(&self) -> bool {
-        let place = self.vacant > 0 && !self.refused;
+        let place = !self.vacant.is_empty() && !self.refused;
         place || self.count(|seat| !seat.is_stuck()) > 0
     }
 
@@ -298,7 +314,7 @@ impl Seats {
             return Some(Unready::Failed);
         }
         let withdrawn = places().any(|seat| seat.standing == Standing::Withdrawn);
-        if withdrawn || self.vacant > 0 {
+        if withdrawn || !self.vacant.is_empty() {
             return Some(Unready::Stopped);
         }
         let sound = places().any(|seat| seat.standing == Standing::Sound && hopeful(seat));
@@ -307,9 +323,9 @@ impl Seats {
 
     /// Returns whether no worker is left, and none is about to be there: all are stuck or could not be rebuilt.
     pub(super) fn is_down(&self) -> bool {
-        let exists = !self.workers.is_empty() || self.vacant > 0;
+        let exists = !self.workers.is_empty() || !self.vacant.is_empty();
         let hope = self.count(|seat| !seat.is_stuck() && !seat.failed) > 0;
-        exists && !hope && (self.vacant == 0 || self.refused)
+        exists && !hope && (self.vacant.is_empty() || self.refused)
     }
 
     fn count(&self, condition: impl Fn(&Seat) -> bool) -> usize {

@@ -1,12 +1,13 @@
 //! State that the workers of a model share with the requests that submit images.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Policy;
 use super::drain::DrainRate;
 use super::queue::Queue;
 use crate::budget::Budget;
+use crate::cores::{Demand, Lane, Scaling};
 use crate::metrics::BatchMetrics;
 
 pub(super) struct State {
@@ -17,8 +18,12 @@ pub(super) struct State {
 /// State that is shared by the worker threads and by the requests that submit images.
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
-    /// Signalled when an image arrives and when the queue closes.
-    pub(super) changed: Condvar,
+    /// The batches of this model as a consumer of the cores.
+    pub(super) lane: Lane,
+    /// Measured run times of the network by thread count.
+    pub(super) scaling: Scaling,
+    /// Predicted seconds of a run on one core for each pixel of its images.
+    pub(super) pixel_seconds: f64,
     /// Signalled when the queue closes, for workers that pause.
     pub(super) closing: Condvar,
     pub(super) policy: Policy,
@@ -37,6 +42,18 @@ impl Shared {
     /// then, because engines run outside the lock.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the demand for cores of the queue in `state` at `now`. `None` if the queue is empty.
+    pub(super) fn demand(&self, state: &State, now: Instant) -> Option<Demand> {
+        let waiting = state.queue.waiting(now)?;
+        let work = self.pixel_seconds * waiting.pixels as f64;
+        Some(Demand {
+            jobs: waiting.batches,
+            from: self.lane.time(waiting.from),
+            work: Duration::try_from_secs_f64(work).unwrap_or_default(),
+            images: waiting.images,
+        })
     }
 
     /// Returns whether the queue is closed and empty, so that no worker is needed.

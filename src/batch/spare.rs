@@ -6,11 +6,11 @@ use crate::image::{ImageError, PreparedImage};
 /// Creates engines that replace failed ones, and the image that tests them. Kept as long as the model is loaded, so it
 /// should hold little memory of its own.
 pub trait Spare: Send + Sync {
-    /// Creates an engine of the same model.
+    /// Creates an engine of the same model with `threads` threads.
     ///
     /// # Errors
     /// [`EngineError`] if the engine cannot be created now.
-    fn engine(&self) -> Result<Box<dyn Engine>, EngineError>;
+    fn engine(&self, threads: usize) -> Result<Box<dyn Engine>, EngineError>;
 
     /// Returns the image of test runs, which is the one with which the model's engines ran first.
     ///
@@ -36,7 +36,7 @@ impl Stock {
 
 #[cfg(test)]
 impl Spare for Stock {
-    fn engine(&self) -> Result<Box<dyn Engine>, EngineError> {
+    fn engine(&self, _threads: usize) -> Result<Box<dyn Engine>, EngineError> {
         let engine = self.engines.lock().unwrap().pop();
         engine.ok_or_else(|| EngineError::Propose("no engine is left".to_owned()))
     }

@@ -60,8 +60,13 @@ fn setup(max_batch_size: usize, capacity: usize) -> Setup {
     let stock = Box::new(Stock::of(Vec::new()));
     let watchdog = Watchdog::start("m@fp32".to_owned(), stock, metrics.clone()).unwrap();
     let engines = vec![watchdog.watch(engine)];
-    let batcher =
-        Batcher::start("test", watchdog, engines, policy, capacity, cost, metrics).unwrap();
+    let settings = QueueSettings {
+        policy,
+        capacity,
+        cost,
+    };
+    let speed = Speed::unmeasured(1);
+    let batcher = Batcher::start("test", watchdog, engines, settings, speed, metrics).unwrap();
     Setup {
         batcher,
         permit,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use super::seat::{Seat, WatchedEngine};
+use super::seat::{Seat, WatchedEngines};
 use super::seats::{Event, Seats, Standing, Unready};
 use super::spare::Spare;
 use crate::engine::{Engine, EngineError, StopRuns};
@@ -94,10 +94,10 @@ impl Watchdog {
         })
     }
 
-    /// Returns `engine` as the engine of a new worker, whose runs this watchdog stops. The worker counts as ready when
-    /// [`Batcher::start`](super::Batcher::start) starts it.
-    pub fn watch(&self, engine: Box<dyn Engine>) -> WatchedEngine {
-        Seat::new(&self.shared, Standing::Broken).with(engine)
+    /// Returns `engine`, which has one thread, as the first engine of a new worker, whose runs this watchdog stops. The
+    /// worker counts as ready when [`Batcher::start`](super::Batcher::start) starts it.
+    pub fn watch(&self, engine: Box<dyn Engine>) -> WatchedEngines {
+        Seat::new(&self.shared, Standing::Broken).with([(1, engine)])
     }
 
     /// From now on, replaces workers that are stuck or whose thread panicked: `hire` starts the thread of a new worker.
@@ -209,16 +209,21 @@ impl Watched {
         all.saturating_sub(state.reported.1)
     }
 
-    /// Creates an engine that replaces another one. Creates one at a time, so that workers which fail together do not
+    /// Creates an engine with `threads` threads that replaces another one. Creates one at a time, so that workers which fail together do not
     /// need memory for several copies of the weights.
-    pub(super) fn create_engine(&self) -> Result<Box<dyn Engine>, EngineError> {
+    pub(super) fn create_engine(&self, threads: usize) -> Result<Box<dyn Engine>, EngineError> {
         let _turn = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        self.spare.engine()
+        self.spare.engine(threads)
     }
 
     /// Returns the image of test runs.
     pub(super) fn test_image(&self) -> Result<PreparedImage, ImageError> {
         self.spare.image()
+    }
+
+    /// Returns the thread counts of the engines of a worker, in ascending order.
+    pub(super) fn widths(&self, worker: usize) -> Arc<[usize]> {
+        self.lock().seats.widths(worker)
     }
 
     /// Returns the standing of a worker.
@@ -319,6 +324,7 @@ impl Watched {
     /// Starts the thread of the worker with the number `worker`, which [`Seats::hire`] has added.
     fn hire(self: &Arc<Self>, worker: usize) {
         let seat = Seat::taken(self, worker);
+        let widths = seat.widths();
         let started = match self.hire.get() {
             Some(hire) => hire(seat),
             None => Ok(()),
@@ -332,7 +338,7 @@ impl Watched {
                 "cannot start the thread of a worker, the next attempt follows"
             ),
         }
-        self.update(|seats| seats.hired(started.is_ok()));
+        self.update(|seats| seats.hired(started.is_ok(), widths));
         self.left.notify_all();
     }
 

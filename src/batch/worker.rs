@@ -1,16 +1,16 @@
 //! A worker: a thread that owns one engine, takes batches from the queue and runs each with a time limit.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::Span;
 
-use super::queue::Next;
-use super::seat::{Seat, WatchedEngine};
+use super::seat::{Seat, WatchedEngines};
 use super::seats::Standing;
 use super::{BatchError, QueueEntry, Reply, Shared, rebuild};
 use crate::budget::Permit;
+use crate::cores::Lease;
 use crate::engine::{EngineError, Outputs};
 use crate::image::PreparedImage;
 use crate::metrics::{Cut, Stage, WorkerFailure};
@@ -23,9 +23,9 @@ const STOP_MARGIN: Duration = Duration::from_secs(1);
 /// What a worker does next.
 pub(super) enum Worker {
     /// It takes batches.
-    Sound(WatchedEngine),
+    Sound(WatchedEngines),
     /// A run of its engine was stopped or failed: a test run decides whether the engine is used again.
-    Suspect(WatchedEngine),
+    Suspect(WatchedEngines),
     /// It has no engine: a new one is created.
     Broken(Seat),
 }
@@ -43,54 +43,74 @@ pub(super) fn run(shared: &Shared, worker: Worker) {
     }
 }
 
-/// Runs batches on `engine` until one of them fails. Returns `None` if the thread has nothing more to do.
-fn serve(shared: &Shared, mut engine: WatchedEngine) -> Option<Worker> {
+/// Runs batches on `engines` until one of them fails. Returns `None` if the thread has nothing more to do.
+fn serve(shared: &Shared, mut engines: WatchedEngines) -> Option<Worker> {
+    let widths = engines.seat().widths();
+    let mut last = None;
     loop {
-        let (batch, cut) = next_batch(shared)?;
+        let (lease, batch, cut) = next_batch(shared, &widths, last)?;
         shared.metrics.batch(batch.len(), cut);
-        let failure = process(shared, &mut engine, batch);
-        match (engine.seat().standing(), failure) {
+        let failure = process(shared, &mut engines, batch, lease.width());
+        match (engines.seat().standing(), failure) {
             (Standing::Abandoned, _) => return None,
             // An engine that panicked is not used again, whatever else happened to its run.
-            (_, Some(WorkerFailure::panic)) => return Some(Worker::Broken(engine.dismantle())),
+            (_, Some(WorkerFailure::panic)) => return Some(Worker::Broken(engines.dismantle())),
             (Standing::Sound, _) => {}
-            (Standing::Broken | Standing::Withdrawn, _) => return Some(Worker::Suspect(engine)),
+            (Standing::Broken | Standing::Withdrawn, _) => return Some(Worker::Suspect(engines)),
+        }
+        last = Some(lease);
+    }
+}
+
+/// Waits until it is the turn of a worker with engines of the thread counts `widths`. Returns the lease on its cores,
+/// the images of its batch and the reason why the batch was cut. Returns `None` once the queue is closed and empty.
+/// `last` is the lease of the worker's last batch.
+fn next_batch(
+    shared: &Shared,
+    widths: &[usize],
+    mut last: Option<Lease>,
+) -> Option<(Lease, Vec<QueueEntry>, Cut)> {
+    loop {
+        let state = shared.lock();
+        if state.closed && state.queue.is_empty() {
+            return None;
+        }
+        // Under the lock, so that the end of the queue, which recalls the idle workers, does not miss this one.
+        let turn = shared.lane.offer(widths);
+        drop(state);
+        // The cores are freed after the offer, so that this worker can get them again without another thread.
+        match last.take() {
+            Some(lease) => drop(lease),
+            None => shared.lane.dispatch(),
+        }
+        let Ok(mut lease) = turn.recv() else {
+            continue;
+        };
+        if let Some((batch, cut)) = cut(shared, &mut lease) {
+            return Some((lease, batch, cut));
         }
     }
 }
 
-/// Waits until a batch is due; returns its images and the reason why it was cut. Returns `None`
-/// once the queue is closed and empty.
-fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
+/// Removes the images of the next batch from the queue. `None` if no batch is due any more.
+fn cut(shared: &Shared, lease: &mut Lease) -> Option<(Vec<QueueEntry>, Cut)> {
+    let now = Instant::now();
     let mut state = shared.lock();
-    loop {
-        let now = Instant::now();
-        let dead = |entry: &QueueEntry| entry.deadline <= now || entry.reply.is_closed();
-        expire(state.queue.remove(dead));
-        match state.queue.next(now) {
-            Next::Batch(batch, cut) => {
-                if !state.queue.is_empty() {
-                    // Each image wakes one worker. The image that woke this worker may still be in
-                    // the queue, so another worker is woken for it.
-                    shared.changed.notify_one();
-                }
-                return Some((batch, cut));
-            }
-            Next::Empty if state.closed => return None,
-            Next::Empty => {
-                state = shared
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            Next::Wait(due) => {
-                let waited = shared
-                    .changed
-                    .wait_timeout(state, due.saturating_duration_since(now));
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
-        }
+    let dead = |entry: &QueueEntry| entry.deadline <= now || entry.reply.is_closed();
+    let dead = state.queue.remove(dead);
+    let batch = state.queue.next(now);
+    // Under the lock, so that demands are stated in the order of the changes of the queue.
+    let demand = shared.demand(&state, now);
+    lease.claim(demand);
+    if state.closed && state.queue.is_empty() {
+        shared.lane.recall();
     }
+    drop(state);
+    expire(dead);
+    if demand.is_some() {
+        shared.lane.dispatch();
+    }
+    batch
 }
 
 /// Sends [`BatchError::DeadlinePassed`] to the requests of expired entries. Cancelled entries have
@@ -143,29 +163,30 @@ impl Client {
     }
 }
 
-/// Runs one batch and sends each image's result to its client. Returns how the engine failed; `None` if it succeeded or
+/// Runs one batch on `width` cores and sends each image's result to its client. Returns how the engine failed; `None` if it succeeded or
 /// was stopped.
 fn process(
     shared: &Shared,
-    engine: &mut WatchedEngine,
+    engines: &mut WatchedEngines,
     batch: Vec<QueueEntry>,
+    width: usize,
 ) -> Option<WorkerFailure> {
     let started = Instant::now();
     let latest = batch.iter().map(|entry| entry.deadline).max();
-    let limit = engine.limit(latest.unwrap_or(started) + STOP_MARGIN);
+    let limit = engines.limit(latest.unwrap_or(started) + STOP_MARGIN);
     let (images, clients) = separate(shared, batch, started);
     let count = clients.len();
     // A log line has one span, so the engine's log lines get the span of the oldest request of the
     // batch.
     let span = clients.first().map_or_else(Span::none, |c| c.span.clone());
-    let result = span.in_scope(|| engine.run(images, limit));
+    let result = span.in_scope(|| engines.run(width, images, limit));
     let inference = started.elapsed();
     let (error, failure) = match result {
         Ok(outputs) if outputs.len() == count => {
             let waiting = shared.places.used();
-            shared
-                .drain()
-                .ran(count, inference, Instant::now(), waiting);
+            // Under load, batches run on one core each, and predictions are about load.
+            let alone = inference.mul_f64(shared.scaling.speedup(width));
+            shared.drain().ran(count, alone, Instant::now(), waiting);
             for (client, outputs) in clients.into_iter().zip(outputs) {
                 client.send(Ok(outputs), inference);
             }
@@ -184,7 +205,7 @@ fn process(
     // Before the clients know, so that they find it in the metrics.
     if let Some(failure) = failure {
         shared.metrics.failed(failure);
-        engine.seat().fail(false);
+        engines.seat().fail(false);
     }
     for client in clients {
         client.send(Err(error.clone()), inference);

@@ -93,11 +93,11 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let limits = args.load.limits()?;
     reject_overwriting(args)?;
     let runtime = args.runtime.load()?;
-    // Images are processed one after another, so a single session with all cores is fastest.
+    // Images are processed one after another, so a single worker with all cores is fastest.
     source.manifest.batching.instances = Some(1);
     let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
-    let app = App::new(Limits::default(), 1);
-    let model = trial::load(source, &runtime, plan, limits, None, &app.metrics)?;
+    let app = App::new(Limits::default(), usable_cores());
+    let model = trial::load(source, &runtime, plan, limits, None, &app)?;
     let model = Arc::new(model);
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()

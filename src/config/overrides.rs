@@ -27,9 +27,9 @@ pub struct ModelOverride {
     pub max_queue_delay_us: Option<u64>,
     /// Maximum number of images that wait for the model.
     pub max_queue_size: Option<usize>,
-    /// Number of workers, each with its own session of ONNX Runtime.
+    /// Number of workers, which is the maximum number of batches that run at the same time.
     pub instances: Option<usize>,
-    /// Thread count of each session.
+    /// Maximum thread count of a session.
     pub intra_op_threads: Option<usize>,
     /// Precision of the model if it is named without a variant.
     pub precision: Option<PrecisionChoice>,
@@ -73,7 +73,7 @@ impl<'de> Visitor<'de> for Tables {
 pub struct Tuning {
     /// Queue and workers.
     pub batching: Batching,
-    /// Thread count of each session of ONNX Runtime.
+    /// Maximum thread count of a session of ONNX Runtime.
     pub intra_op_threads: Option<usize>,
     /// Precision of a model that is named without a variant.
     pub precision: Option<PrecisionChoice>,
@@ -169,7 +169,12 @@ impl ServeConfig {
             ..Tuning::default()
         };
         let merged = self.tuning(&manifest.name).over(&own);
-        ModelPlan::tuned(&merged.batching, self.cores, merged.intra_op_threads)
+        ModelPlan::tuned(
+            &merged.batching,
+            self.cores,
+            merged.intra_op_threads,
+            self.performance,
+        )
     }
 
     /// Returns whether models can be added while the server runs without another signal than a change of their files:

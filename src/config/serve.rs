@@ -11,6 +11,7 @@ use super::{
     check_filter,
 };
 use crate::app::Limits;
+use crate::cores::Performance;
 use crate::defaults::DefaultModel;
 use crate::http::server::ConnectionTimeouts;
 use crate::memory::PartSizes;
@@ -39,6 +40,8 @@ pub struct ServeConfig {
     pub default_models: Vec<DefaultModel>,
     /// CPU threads that the server may use.
     pub cores: usize,
+    /// Which runs get several cores.
+    pub performance: Performance,
     /// Settings of all models, which override their manifests.
     pub tuning: Tuning,
     /// Settings of single models by name, which override those of all models.
@@ -136,6 +139,7 @@ impl Settings {
             models: self.model.unwrap_or_default(),
             default_models: self.default_models.unwrap_or_default(),
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
+            performance: self.performance.unwrap_or_default(),
             tuning,
             overrides,
             limits,
@@ -177,6 +181,7 @@ impl ServeConfig {
             access_log_sample: Some(self.access_log_sample),
             otlp_sample_ratio: Some(self.otlp_sample_ratio),
             threads: Some(self.cores),
+            performance: Some(self.performance),
             max_body_bytes: Some(self.limits.max_body_bytes),
             max_pixels: Some(self.limits.max_pixels),
             max_pixels_per_byte: Some(self.limits.max_pixels_per_byte),

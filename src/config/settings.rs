@@ -10,6 +10,7 @@ use super::{
     AccessEvents, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat, ModelOverrides,
     OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
 };
+use crate::cores::Performance;
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -121,15 +122,26 @@ pub struct Settings {
     /// CPU threads that the server may use [default: the cores that the process may run on]
     #[arg(long, env = "SIGHTLINE_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Workers per model, each with its own ONNX Runtime session [default: one per thread, at most
-    /// 8]
+    /// Which runs get several cores: `auto` gives a run that is alone all cores that make it faster, and under load
+    /// each core a run of its own; `latency` gives each run all free cores that make it faster; `throughput` gives each
+    /// run one core [default: auto]
+    #[arg(
+        long,
+        env = "SIGHTLINE_PERFORMANCE",
+        value_name = "auto|latency|throughput",
+        hide_possible_values = true
+    )]
+    pub performance: Option<Performance>,
+    /// Workers per model, which is the most batches that run at the same time [default: one per thread, at most 16; with
+    /// `--performance throughput` one per thread]
     #[arg(long, env = "SIGHTLINE_INSTANCES", value_name = "N")]
     pub instances: Option<usize>,
-    /// Threads of each ONNX Runtime session [default: threads / instances]
+    /// Most threads of an ONNX Runtime session; workers have sessions with fewer threads, too, and more threads are used
+    /// only if they are faster [default: one per thread; with `--performance throughput` 1]
     #[arg(long, env = "SIGHTLINE_INTRA_OP_THREADS", value_name = "N")]
     pub intra_op_threads: Option<usize>,
-    /// Most images in one batch [default: the model's own, else twice the threads of a session, at
-    /// most 8]
+    /// Most images in one batch [default: the model's own, else twice the threads per worker, at most
+    /// 8]
     #[arg(long, env = "SIGHTLINE_MAX_BATCH_SIZE", value_name = "N")]
     pub max_batch_size: Option<usize>,
     /// Longest time that an image waits for its batch to fill, in microseconds [default: the

@@ -124,15 +124,16 @@ impl OnnxRuntime {
         self.plan.threads
     }
 
-    /// Returns a session builder with the thread count and arithmetic of this handle. Idle threads sleep instead of
-    /// spinning.
+    /// Returns a session builder with the thread count and arithmetic of this handle. The threads of a run spin while
+    /// they wait for each other, because waking a thread takes longer than most layers. They sleep between runs.
     pub(super) fn session_builder(&self) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?
             // Without this entry, ONNX Runtime reads a file with the mark `ORTM` as its own format,
             // in which `commit` does not search for external data.
             .with_config_entry("session.load_model_format", "ONNX")?
             .with_intra_threads(self.plan.threads)?
-            .with_intra_op_spinning(false)?
+            .with_intra_op_spinning(self.plan.threads > 1)?
+            .with_config_entry("session.force_spinning_stop", "1")?
             .with_inter_op_spinning(false)?;
         Ok(match self.plan.arithmetic {
             Arithmetic::Kernels => builder,

@@ -69,7 +69,7 @@ impl OnnxRuntime {
     }
 
     /// Reads the weights of a graph that [`OnnxRuntime::prepare`] or [`OnnxRuntime::prepare_box_head`] has optimized,
-    /// in this process or in another one with the same library and thread count.
+    /// in this process or in another one with the same library.
     ///
     /// # Errors
     /// [`EngineError::Graph`] if the graph cannot be parsed, [`EngineError::Load`] if ONNX Runtime rejects a tensor.
@@ -239,16 +239,30 @@ impl PreparedModel {
         })
     }
 
-    /// Creates a session, which shares the weights with all other sessions of this model.
+    /// Returns the thread count of the runtime that prepared the model.
+    pub(crate) fn threads(&self) -> usize {
+        self.runtime.threads()
+    }
+
+    /// Creates a session, which shares the weights with all other sessions of this model. It has the thread count of
+    /// the runtime that prepared the model.
     ///
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the graph.
     pub fn session(&self) -> Result<OnnxSession, EngineError> {
-        OnnxSession::new(self.raw_session()?).map_err(EngineError::Load)
+        self.session_with_threads(self.threads())
+    }
+
+    /// Creates a session as [`PreparedModel::session`] does, with `threads` threads.
+    ///
+    /// # Errors
+    /// As [`PreparedModel::session`].
+    pub(crate) fn session_with_threads(&self, threads: usize) -> Result<OnnxSession, EngineError> {
+        OnnxSession::new(self.raw_session(threads)?).map_err(EngineError::Load)
     }
 
     /// Creates the session of a two-stage detector: this network proposes regions, `propose`
-    /// selects some of them, and `box_head` classifies the selected regions.
+    /// selects some of them, and `box_head` classifies the selected regions. Both networks run on `threads` threads.
     ///
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects one of the two graphs,
@@ -257,14 +271,15 @@ impl PreparedModel {
         &self,
         box_head: &Self,
         propose: Arc<dyn Propose>,
+        threads: usize,
     ) -> Result<TwoStageSession, EngineError> {
-        let (features, boxes) = (self.raw_session()?, box_head.raw_session()?);
+        let (features, boxes) = (self.raw_session(threads)?, box_head.raw_session(threads)?);
         TwoStageSession::new(features, boxes, propose)
     }
 
-    fn raw_session(&self) -> Result<Session, EngineError> {
+    fn raw_session(&self, threads: usize) -> Result<Session, EngineError> {
         let builder = || {
-            let builder = self.runtime.optimized_session()?;
+            let builder = self.runtime.with_threads(threads).optimized_session()?;
             let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
             for (name, value) in self.weights.iter() {
                 builder = builder.with_initializer(name, Arc::clone(value))?;

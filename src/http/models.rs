@@ -14,7 +14,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::{Activation, Precision, Preprocess, Provenance, Task};
-use crate::registry::{Entry, LoadState, Snapshot};
+use crate::registry::{Entry, LoadState, SessionCount, Snapshot};
 use crate::store::ModelSource;
 
 #[derive(Serialize)]
@@ -66,6 +66,27 @@ struct Batching {
     max_queue_size: usize,
     instances: usize,
     intra_op_threads: usize,
+    /// The sessions of the workers and the measured run times. Empty if the variant is not loaded.
+    sessions: Vec<Sessions>,
+}
+
+/// The sessions with one thread count.
+#[derive(Serialize)]
+struct Sessions {
+    threads: usize,
+    sessions: usize,
+    /// Time of a run with one test image, in milliseconds.
+    run_ms: f64,
+}
+
+impl From<&SessionCount> for Sessions {
+    fn from(count: &SessionCount) -> Self {
+        Self {
+            threads: count.threads,
+            sessions: count.sessions,
+            run_ms: (count.time.as_secs_f64() * 1e5).round() / 1e2,
+        }
+    }
 }
 
 /// `GET /v1/models`: the descriptions of all served models, without labels.
@@ -156,6 +177,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             max_queue_size: plan.max_queue_size,
             instances: plan.instances,
             intra_op_threads: plan.intra_op_threads,
+            sessions: model.iter().flat_map(|model| &model.sessions).map(Sessions::from).collect(),
         },
         provenance: manifest.provenance.as_ref(),
         labels: None,

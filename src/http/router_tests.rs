@@ -23,8 +23,9 @@ use tower::ServiceExt;
 use super::*;
 use crate::admission::{Admission, Deadline};
 use crate::app::Limits;
-use crate::batch::{Batcher, Policy, Stock, TensorCost, Watchdog};
+use crate::batch::{Batcher, Policy, QueueSettings, Speed, Stock, TensorCost, Watchdog};
 use crate::catalogue;
+use crate::cores::{Cores, Performance};
 use crate::engine::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unstoppable};
 use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
 use crate::manifest::Precision;
@@ -226,6 +227,12 @@ pub(super) fn fake_variant(
         height: 224,
     };
     let cost = TensorCost::measured(&Outputs::default(), usual, 1 << 20, None);
+    let settings = QueueSettings {
+        policy,
+        capacity,
+        cost,
+    };
+    let speed = Speed::unmeasured(1);
     LoadedModel {
         detector: Detector::of(&manifest).unwrap(),
         labels,
@@ -233,9 +240,10 @@ pub(super) fn fake_variant(
         preprocessor: Preprocessor::new(&manifest.preprocess),
         manifest,
         metrics: app.metrics.model(&name, &variant),
-        batcher: Batcher::start(&name, watchdog, engines, policy, capacity, cost, metrics).unwrap(),
+        batcher: Batcher::start(&name, watchdog, engines, settings, speed, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,
+        sessions: Vec::new(),
         own_operators: 0,
         load_time: Duration::ZERO,
         memory_bytes: None,
@@ -791,7 +799,7 @@ fn with_memory(change: impl FnOnce(&mut MemoryPlan)) -> Arc<App> {
     let demands = Demands::new(&limits, 1, Demand::fixed(0));
     let mut plan = MemoryPlan::unlimited(&demands);
     change(&mut plan);
-    Setup::with(Behavior::Logits, App::planned(limits, 1, &plan)).app
+    Setup::with(Behavior::Logits, App::planned(limits, Cores::new(1, Performance::Auto), &plan)).app
 }
 
 #[tokio::test]

@@ -78,6 +78,8 @@ pub(super) struct Grant {
 struct Waiting<T> {
     /// Memory in bytes that the job needs.
     bytes: u64,
+    /// Predicted time of the job in nanoseconds.
+    nanos: u64,
     job: T,
 }
 
@@ -102,13 +104,17 @@ impl<T> Lane<T> {
         firsts.min().copied()
     }
 
+    /// Returns the sizes, small (0) and large (1), in the order of their first jobs.
+    fn order(&self) -> [usize; 2] {
+        let [small, large] = self.waiting.each_ref().map(|jobs| jobs.keys().next());
+        let large_first = large.is_some_and(|large| small.is_none_or(|small| large < small));
+        if large_first { [1, 0] } else { [0, 1] }
+    }
+
     /// Takes the first waiting job whose memory is free. `budgets` are the memory budgets of small and of large
     /// images. `None` if no job waits, or if too little memory is free for the first job of each size.
     fn take(&mut self, budgets: &[Budget; 2]) -> Option<(Permit, T)> {
-        let [small, large] = self.waiting.each_ref().map(|jobs| jobs.keys().next());
-        let large_first = large.is_some_and(|large| small.is_none_or(|small| large < small));
-        let order = if large_first { [1, 0] } else { [0, 1] };
-        order.into_iter().find_map(|size| {
+        self.order().into_iter().find_map(|size| {
             let entry = self.waiting[size].first_entry()?;
             // A job that needs more memory than the whole budget runs when the whole budget is free. Requests
             // with such an image are rejected earlier.
@@ -116,6 +122,16 @@ impl<T> Lane<T> {
             let memory = budgets[size].try_acquire(bytes).ok()?;
             self.running += 1;
             Some((memory, entry.remove().job))
+        })
+    }
+
+    /// Returns the predicted time in nanoseconds of the job that [`Lane::take`] would take now.
+    fn peek(&self, budgets: &[Budget; 2]) -> Option<u64> {
+        self.order().into_iter().find_map(|size| {
+            let waiting = self.waiting[size].values().next()?;
+            let budget = &budgets[size];
+            let free = budget.total().saturating_sub(budget.used());
+            (waiting.bytes.min(budget.total()) <= free).then_some(waiting.nanos)
         })
     }
 }
@@ -161,6 +177,7 @@ impl<T> Schedule<T> {
         self.arrivals += 1;
         let waiting = Waiting {
             bytes: cost.bytes,
+            nanos: cost.nanos,
             job,
         };
         self.waiting(place).insert(place, waiting);
@@ -174,15 +191,30 @@ impl<T> Schedule<T> {
 
     /// Takes the job that runs next. `None` if no job may run now.
     pub(super) fn next(&mut self) -> Option<(Grant, T)> {
+        let lanes = self.order();
+        lanes.into_iter().flatten().find_map(|long| self.start(long))
+    }
+
+    /// Returns the predicted time of the job that [`Schedule::next`] would take now. `None` if no job may run.
+    pub(super) fn peek(&self) -> Option<Duration> {
+        let nanos = self.order().into_iter().flatten().find_map(|long| {
+            let lane = if long { &self.long } else { &self.short };
+            lane.peek(&self.memory)
+        });
+        nanos.map(Duration::from_nanos)
+    }
+
+    /// Returns the lanes of which a job may run now, the preferred one first; `true` is the lane of long jobs.
+    fn order(&self) -> [Option<bool>; 2] {
         if self.idle() == 0 {
             let further = self.threads.div_ceil(2);
             let beside_long = self.long.running > 0 && self.short.running < further;
-            return beside_long.then(|| self.start(false)).flatten();
+            return [beside_long.then_some(false), None];
         }
         let (short, long) = (self.short.first(), self.long.first());
         let long_is_due = long.is_some_and(|long| short.is_none_or(|short| long < short));
         // If too little memory is free for the preferred lane, a job of the other lane runs.
-        self.start(long_is_due).or_else(|| self.start(!long_is_due))
+        [Some(long_is_due), Some(!long_is_due)]
     }
 
     fn start(&mut self, long: bool) -> Option<(Grant, T)> {

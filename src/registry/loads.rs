@@ -83,7 +83,7 @@ pub struct Loads {
     /// Places of the requests that wait.
     pub(super) places: Semaphore,
     threads: LoaderThreads,
-    /// Threads of sessions that loads may use together.
+    /// Threads that loads may use together.
     cores: Budget,
     /// Memory that loads may take together.
     memory: Budget,
@@ -282,8 +282,9 @@ impl Loads {
     }
 
     /// Waits until there are cores and memory to load `source`.
-    pub(super) async fn turn(&self, source: &ModelSource, plan: &ModelPlan) -> Turn {
-        let cores = self.cores.acquire(plan.intra_op_threads as u64).await;
+    pub(super) async fn turn(&self, source: &ModelSource) -> Turn {
+        // Most of a load runs on one thread.
+        let cores = self.cores.acquire(1).await;
         // The built-in model is loaded alone: its memory is measured in this process.
         let bytes = source.file_bytes().map_or(u64::MAX, |bytes| {
             LOADING_BYTES.0 + bytes.saturating_mul(LOADING_BYTES.1)
@@ -305,7 +306,7 @@ impl Loads {
         let load = self.load.clone();
         let load =
             load.ok_or_else(|| LoadFailure::Other("the registry has no loader".to_owned()))?;
-        let turn = self.turn(&source, &plan).await;
+        let turn = self.turn(&source).await;
         let beside = self.memory.used().saturating_sub(turn.memory.amount());
         let job = LoadJob {
             source,

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use image::{Rgb, RgbImage};
 use thiserror::Error;
 
-use crate::batch::{Batcher, Policy, Spare, TensorCost, Watchdog, WatchedEngine};
+use crate::batch::{
+    Batcher, Policy, QueueSettings, Spare, Speed, TensorCost, Watchdog, WatchedEngines,
+};
+use crate::cores::{Cores, Performance};
 use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::inspect::Finding;
@@ -53,6 +56,7 @@ mod sync;
 mod tensors;
 mod threads;
 mod watch;
+mod widths;
 
 /// Default number of images in a batch per thread of a session. The second image gives a thread
 /// work while the layers of the first one wait for each other; more images only increase the
@@ -162,6 +166,8 @@ pub struct LoadedModel {
     pub metrics: ModelMetrics,
     /// Settings of the queue and the workers.
     pub plan: ModelPlan,
+    /// The sessions of the workers, by ascending thread count.
+    pub sessions: Vec<SessionCount>,
     /// Number of the networks' nodes that run in custom int8 kernels; 0 for fp32 models.
     pub own_operators: usize,
     /// Time from reading the model's files until every session has run once and the workers have
@@ -174,6 +180,17 @@ pub struct LoadedModel {
     pub instance: Instance,
 }
 
+/// The sessions of a loaded model that have the same thread count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionCount {
+    /// Thread count of each session.
+    pub threads: usize,
+    /// Number of sessions, each of another worker.
+    pub sessions: usize,
+    /// Time of a run with one test image, as it was measured when the model was loaded.
+    pub time: Duration,
+}
+
 /// Settings of a model's queue and workers, with defaults for those that the manifest does not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelPlan {
@@ -183,9 +200,9 @@ pub struct ModelPlan {
     pub max_queue_delay: Duration,
     /// Maximum number of images that wait in the queue.
     pub max_queue_size: usize,
-    /// Number of workers, each with its own session.
+    /// Number of workers, which is the maximum number of batches that run at the same time.
     pub instances: usize,
-    /// Thread count of each worker's session.
+    /// Maximum thread count of a session. Workers have sessions with fewer threads, too; see [`ThreadPlan`].
     pub intra_op_threads: usize,
     /// Maximum time of the first run of each session, while the model is loaded.
     pub warm_up_limit: Duration,
@@ -193,17 +210,24 @@ pub struct ModelPlan {
 
 impl ModelPlan {
     /// Returns the settings of the manifest, with defaults for a machine with `cores` cores where
-    /// the manifest sets none. `threads` overrides the thread count of each session.
+    /// the manifest sets none. `threads` bounds the thread count of a session.
     pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
-        Self::tuned(&manifest.batching, cores, threads)
+        Self::tuned(&manifest.batching, cores, threads, Performance::Auto)
     }
 
     /// Returns the settings `batching`, with defaults for a machine with `cores` cores where it sets
-    /// none. `threads` overrides the thread count of each session.
-    pub fn tuned(batching: &Batching, cores: usize, threads: Option<usize>) -> Self {
-        let plan = ThreadPlan::new(cores, batching.instances, threads);
+    /// none. `threads` bounds the thread count of a session.
+    pub fn tuned(
+        batching: &Batching,
+        cores: usize,
+        threads: Option<usize>,
+        performance: Performance,
+    ) -> Self {
+        let plan = ThreadPlan::new(cores, batching.instances, threads, performance);
         let delay = batching.max_queue_delay_us.unwrap_or_default();
-        let batch = (BATCH_PER_THREAD * plan.intra_op_threads).min(MAX_BATCH_SIZE);
+        // The cores of a worker if all workers are busy.
+        let share = (cores / plan.instances).clamp(1, plan.intra_op_threads);
+        let batch = (BATCH_PER_THREAD * share).min(MAX_BATCH_SIZE);
         Self {
             max_batch_size: batching.max_batch_size.unwrap_or(batch),
             max_queue_delay: Duration::from_micros(delay),
@@ -216,9 +240,12 @@ impl ModelPlan {
 }
 
 impl ModelPlan {
-    /// Returns the number of threads of all sessions together.
-    pub fn session_threads(&self) -> usize {
-        self.instances.saturating_mul(self.intra_op_threads)
+    /// Returns the number of workers and the thread counts of their sessions.
+    pub fn threads(&self) -> ThreadPlan {
+        ThreadPlan {
+            instances: self.instances,
+            intra_op_threads: self.intra_op_threads,
+        }
     }
 
     /// Limits the batch size to the network's fixed batch size `fixed`; `None` for a network with a
@@ -239,7 +266,7 @@ impl ModelPlan {
 }
 
 impl LoadedModel {
-    /// Loads the model `source`, runs each of its sessions once, and starts its workers.
+    /// Loads the model `source`, runs its sessions, and starts its workers, which share `cores` with all other models.
     ///
     /// # Errors
     /// [`LoadError`] with the name of the model and the reason.
@@ -248,22 +275,21 @@ impl LoadedModel {
         runtime: &OnnxRuntime,
         plan: ModelPlan,
         metrics: &Metrics,
+        cores: &Cores,
     ) -> Result<Self, LoadError> {
         let started = Instant::now();
-        let runtime = runtime.with_threads(plan.intra_op_threads);
         let prepare = || {
             let detector = Detector::of(&source.manifest)?;
-            Networks::prepare(&source, detector.as_ref(), &runtime)
+            Networks::prepare(&source, detector.as_ref(), runtime)
         };
         let networks = prepare().map_err(|reason| LoadError {
             model: source.id(),
             reason,
         })?;
-        Self::with_networks(source, &networks, plan, metrics, started)
+        Self::with_networks(source, &networks, plan, (metrics, cores), started)
     }
 
-    /// Loads the model `source`, whose stages are `networks`, runs each of its sessions once, and
-    /// starts its workers. `started` is when loading began, for [`LoadedModel::load_time`].
+    /// Loads the model `source`, whose stages are `networks`, runs its sessions, and starts its workers. `started` is when loading began, for [`LoadedModel::load_time`].
     ///
     /// # Errors
     /// [`LoadError`] with the name of the model and the reason.
@@ -271,11 +297,11 @@ impl LoadedModel {
         source: ModelSource,
         networks: &Networks,
         plan: ModelPlan,
-        metrics: &Metrics,
+        (metrics, cores): (&Metrics, &Cores),
         started: Instant,
     ) -> Result<Self, LoadError> {
         let model = source.id();
-        Self::start(source, networks, plan, metrics, started)
+        Self::start(source, networks, plan, (metrics, cores), started)
             .map_err(|reason| LoadError { model, reason })
     }
 
@@ -283,7 +309,7 @@ impl LoadedModel {
         source: ModelSource,
         networks: &Networks,
         plan: ModelPlan,
-        metrics: &Metrics,
+        (metrics, cores): (&Metrics, &Cores),
         started: Instant,
     ) -> Result<Self, LoadReason> {
         let detector = Detector::of(&source.manifest)?;
@@ -310,38 +336,42 @@ impl LoadedModel {
         });
         let id = format!("{name}@{variant}");
         let watchdog = Watchdog::start(id, spare, batch_metrics.clone())?;
-        let mut engines = Vec::new();
-        let mut warm = Outputs::default();
+        let mut workers = Vec::new();
+        let (mut warm, mut usual) = (Outputs::default(), Duration::ZERO);
         for _ in 0..plan.instances {
-            let mut engine = watchdog.watch(networks.engine()?);
-            let limit = Instant::now() + plan.warm_up_limit;
-            let outputs = warm_up(&mut engine, policy, &image, limit)?;
+            let mut worker = watchdog.watch(networks.engine_with_threads(1)?);
+            let begin = Instant::now();
+            let limit = begin + plan.warm_up_limit;
+            let outputs = warm_up(&mut worker, policy, &image, limit)?;
+            usual = begin.elapsed() / policy.batch_size(image.size).min(1 << 16) as u32;
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
                 None => check_outputs(manifest.task, &outputs, labels.len())
                     .map_err(|error| LoadReason::outputs(error, &manifest))?,
             }
-            if engines.is_empty() {
+            if workers.is_empty() {
                 activation::check(&manifest, &preprocessor, &outputs, |image| {
-                    warm_up(&mut engine, policy, &image, limit)
+                    warm_up(&mut worker, policy, &image, limit)
                 })?;
             }
-            engines.push(engine);
+            workers.push(worker);
             warm = outputs;
         }
+        let scaling = widths::widen(&mut workers, networks, &plan, cores, &image, usual)?;
+        let sessions = widths::sessions(&scaling, &plan, cores.total());
         let regions = detector.as_ref().and_then(Detector::most_regions);
         let largest = preprocessor.largest_pixels();
-        let cost = TensorCost::measured(&warm, image.size, largest, regions);
-        let capacity = plan.max_queue_size;
-        let batcher = Batcher::start(
-            name,
-            watchdog,
-            engines,
+        let settings = QueueSettings {
             policy,
-            capacity,
-            cost,
-            batch_metrics,
-        )?;
+            capacity: plan.max_queue_size,
+            cost: TensorCost::measured(&warm, image.size, largest, regions),
+        };
+        let speed = Speed {
+            cores: cores.clone(),
+            scaling,
+            pixels: image.size.pixels(),
+        };
+        let batcher = Batcher::start(name, watchdog, workers, settings, speed, batch_metrics)?;
         let model_metrics = metrics.model(name, &variant);
         let load_time = started.elapsed();
         Ok(Self {
@@ -354,6 +384,7 @@ impl LoadedModel {
             batcher,
             metrics: model_metrics,
             plan,
+            sessions,
             own_operators,
             load_time,
             memory_bytes: None,
@@ -382,8 +413,8 @@ struct SpareEngines {
 }
 
 impl Spare for SpareEngines {
-    fn engine(&self) -> Result<Box<dyn Engine>, EngineError> {
-        self.networks.engine()
+    fn engine(&self, threads: usize) -> Result<Box<dyn Engine>, EngineError> {
+        self.networks.engine_with_threads(threads)
     }
 
     fn image(&self) -> Result<PreparedImage, ImageError> {
@@ -414,10 +445,10 @@ fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> 
     ))
 }
 
-/// Runs `engine` once with a batch of copies of `image`, until `limit` at most, so that the engine's
-/// memory is allocated. Returns the outputs for one of the images.
+/// Runs the engine of `worker` with one thread once with a batch of copies of `image`, until `limit` at most, so that
+/// the engine's memory is allocated. Returns the outputs for one of the images.
 fn warm_up(
-    engine: &mut WatchedEngine,
+    worker: &mut WatchedEngines,
     policy: Policy,
     image: &PreparedImage,
     limit: Instant,
@@ -425,5 +456,5 @@ fn warm_up(
     // The batch is the largest one for images of this size: a model that cannot run it must not be
     // served.
     let batch = vec![image.clone(); policy.batch_size(image.size)];
-    Ok(engine.run(batch, limit)?.pop().unwrap_or_default())
+    Ok(worker.run(1, batch, limit)?.pop().unwrap_or_default())
 }

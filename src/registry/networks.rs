@@ -36,7 +36,7 @@ impl Networks {
     }
 
     /// Joins the stages of a model that [`Networks::prepare`] has optimized, in this process or in
-    /// another one with the same library and thread count.
+    /// another one with the same library.
     ///
     /// # Errors
     /// [`LoadReason`] if a graph cannot be loaded, or if the stages do not fit the architecture.
@@ -99,18 +99,27 @@ impl Networks {
         stages.map(|stage| stage.content.own_operators).sum()
     }
 
-    /// Creates an engine with new sessions, which share the weights of this model's other engines.
+    /// Creates an engine with new sessions, which share the weights of this model's other engines. They have the thread
+    /// count of the runtime.
     ///
     /// # Errors
     /// [`EngineError`] if ONNX Runtime cannot create a session, or if the stages do not fit each
     /// other.
     pub fn engine(&self) -> Result<Box<dyn Engine>, EngineError> {
+        self.engine_with_threads(self.stages.network().threads())
+    }
+
+    /// Creates an engine as [`Networks::engine`] does, with sessions of `threads` threads.
+    ///
+    /// # Errors
+    /// As [`Networks::engine`].
+    pub fn engine_with_threads(&self, threads: usize) -> Result<Box<dyn Engine>, EngineError> {
         let network = self.stages.network();
         Ok(match (self.stages.get(Role::BoxHead), &self.propose) {
             (Some(box_head), Some(propose)) => {
-                Box::new(network.two_stage_session(box_head, Arc::clone(propose))?)
+                Box::new(network.two_stage_session(box_head, Arc::clone(propose), threads)?)
             }
-            _ => Box::new(network.session()?),
+            _ => Box::new(network.session_with_threads(threads)?),
         })
     }
 }

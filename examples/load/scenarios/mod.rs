@@ -11,6 +11,7 @@ mod open_loop;
 mod overload;
 mod reload;
 mod retry_storm;
+mod sharing;
 mod soak;
 mod traffic;
 
@@ -49,6 +50,8 @@ pub(crate) enum Scenario {
     Keys,
     /// Servers are stopped while clients send requests
     Drain,
+    /// Clients use several models at the same time
+    Sharing,
     /// A model is replaced again and again, while clients request it
     Reload,
     /// Valid and hostile requests mixed, for minutes
@@ -84,6 +87,7 @@ impl Scenario {
             Self::HostileModels => hostile_models::run(plan, report),
             Self::Keys => keys::run(plan, report),
             Self::Drain => drain::run(plan, report),
+            Self::Sharing => sharing::run(plan, report),
             Self::Reload => reload::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }

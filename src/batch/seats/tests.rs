@@ -31,7 +31,7 @@ fn seats(workers: usize) -> (Seats, Instant) {
     let mut seats = Seats::new(now);
     seats.replaces = true;
     for _ in 0..workers {
-        seats.add(Standing::Sound);
+        seats.add(Standing::Sound, [1].into());
     }
     (seats, now)
 }
@@ -83,7 +83,7 @@ fn a_stuck_worker_is_abandoned_and_replaced() {
     assert!(seats.at_work() && !seats.is_down(), "a replacement follows");
     assert!(seats.due() <= Some(stuck));
     assert_eq!(seats.hire(stuck), Some(1));
-    seats.hired(true);
+    seats.hired(true, [1].into());
     assert_eq!(
         (seats.standing(1), seats.hire(stuck)),
         (Standing::Withdrawn, None)
@@ -110,7 +110,7 @@ fn the_number_of_abandoned_threads_is_bounded() {
         let hired = seats.hire(now);
         assert_eq!(hired, replaced.then_some(worker + 1));
         if replaced {
-            seats.hired(true);
+            seats.hired(true, [1].into());
             seats.prove(worker + 1);
             assert_eq!(seats.unready(), None);
         }
@@ -123,7 +123,7 @@ fn the_number_of_abandoned_threads_is_bounded() {
     seats.remove(1, false);
     assert_eq!(seats.act(now, 0), [(MAX_ABANDONED, Event::Abandoned)]);
     let hired = seats.hire(now + HIRE_INTERVAL).unwrap();
-    seats.hired(true);
+    seats.hired(true, [1].into());
     seats.prove(hired);
     assert_eq!((seats.unready(), seats.is_down()), (None, false));
 }
@@ -153,13 +153,13 @@ fn a_thread_that_cannot_be_started_is_tried_again() {
     assert_eq!(seats.hire(now), Some(1));
     // The place of the worker that could not be started leaves without being lost a second time.
     seats.remove(1, false);
-    seats.hired(false);
+    seats.hired(false, [1].into());
     assert!(seats.is_down() && !seats.at_work());
     assert_eq!(seats.unready(), Some(Unready::Failed));
     assert_eq!(seats.hire(now), None);
     assert_eq!(seats.due(), Some(now + HIRE_INTERVAL));
     assert_eq!(seats.hire(now + HIRE_INTERVAL), Some(2));
-    seats.hired(true);
+    seats.hired(true, [1].into());
     assert!(!seats.is_down());
     seats.prove(2);
     assert_eq!(seats.unready(), None);

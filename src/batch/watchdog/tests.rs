@@ -51,7 +51,7 @@ impl Engine for Endless {
     }
 }
 
-fn endless() -> (Watchdog, WatchedEngine) {
+fn endless() -> (Watchdog, WatchedEngines) {
     let (sender, left) = mpsc::channel();
     let flag = Arc::new(Flag::default());
     *flag.signal.lock().unwrap() = Some(sender);
@@ -79,9 +79,9 @@ fn a_run_is_stopped_at_its_limit_and_the_next_one_runs() {
     for _ in 0..3 {
         // The thread sleeps until the limit of the first run when the second begins.
         let later = Instant::now() + Duration::from_mins(1);
-        assert!(engine.run(vec![image()], later).is_ok());
+        assert!(engine.run(1, vec![image()], later).is_ok());
         let limit = Instant::now() + Duration::from_millis(5);
-        let result = engine.run(Vec::new(), limit);
+        let result = engine.run(1, Vec::new(), limit);
         assert!(matches!(result, Err(EngineError::Stopped)), "{result:?}");
         assert!(Instant::now() >= limit);
         assert_eq!(engine.seat().standing(), Standing::Withdrawn);
@@ -99,9 +99,9 @@ fn a_run_that_ends_as_it_is_stopped_does_not_stop_the_next() {
     for round in 0..2000 {
         // The limit passes before, during or after the run, which may be stopped or not.
         let limit = Instant::now() + Duration::from_micros(round % 20);
-        let _ = engine.run(vec![image()], limit);
+        let _ = engine.run(1, vec![image()], limit);
         let later = Instant::now() + Duration::from_mins(1);
-        assert!(engine.run(vec![image()], later).is_ok(), "{round}");
+        assert!(engine.run(1, vec![image()], later).is_ok(), "{round}");
     }
     drop(watchdog);
 }
@@ -116,7 +116,7 @@ fn only_a_model_that_serves_sets_and_withdraws_its_readiness() {
     assert_eq!(ready.get(), 1);
     watchdog.retire();
     let limit = Instant::now() + Duration::from_millis(5);
-    let result = engine.run(Vec::new(), limit);
+    let result = engine.run(1, Vec::new(), limit);
     assert!(matches!(result, Err(EngineError::Stopped)), "{result:?}");
     assert_eq!(watchdog.unready(), Some(Unready::Stopped));
     assert_eq!(ready.get(), 1, "another instance of the model may serve");

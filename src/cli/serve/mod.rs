@@ -13,6 +13,7 @@ use anyhow::{Context, Error, Result, bail};
 use clap::{ArgMatches, Args};
 use sightline::app::App;
 use sightline::config::{ConfigError, ListenAddress, MetricsCompat, ServeConfig};
+use sightline::cores::Cores;
 use sightline::http::access::AccessLog;
 use sightline::keys::KeyFile;
 use sightline::memory::BudgetOrigin;
@@ -193,7 +194,8 @@ async fn finish(
 
 /// Returns the state that the requests share, without models. `address` is the first public address.
 fn app(config: &ServeConfig, prepared: &Prepared, address: &ListenAddress) -> Result<App> {
-    let mut app = App::planned(config.limits, config.cores, &prepared.memory.plan);
+    let cores = Cores::new(config.cores, config.performance);
+    let mut app = App::planned(config.limits, cores, &prepared.memory.plan);
     app.access_log = AccessLog::new(config.access_log, config.access_log_sample);
     app.traces = telemetry::start(config, &app)?;
     app.keys.clone_from(&prepared.keys);

@@ -22,8 +22,8 @@ use crate::cli::{self, trial};
 /// Part of the memory limit that loads in progress may take together.
 const LOADING_SHARE: u64 = 2;
 
-/// Threads of the sessions of one model for each core, above which the log has a warning.
-const THREADS_PER_CORE: usize = 4;
+/// Workers of one model for each core, above which the log has a warning.
+const WORKERS_PER_CORE: usize = 4;
 
 /// What to do about a model whose files changed after the server read its manifest.
 const RELOAD: &str = "reload the model with SIGHUP, `--watch` or the control API";
@@ -49,7 +49,7 @@ pub(super) fn registry(loader: Loader, store: ModelStore, served: Vec<Served>) -
         built_in: served.iter().all(|item| item.source.path.is_none()),
     };
     let found = finder.complete(served, Vec::new());
-    warn_about_threads(&found.offers, config.cores);
+    warn_about_workers(&found.offers, config.cores);
     let entries = found.offers.into_iter();
     let entries = entries.map(|offer| Entry::new(offer.source, offer.plan));
     let memory = memory_limit(Path::new("/")).map(|(limit, _)| limit / LOADING_SHARE);
@@ -72,20 +72,15 @@ pub(super) fn registry(loader: Loader, store: ModelStore, served: Vec<Served>) -
     Ok(registry)
 }
 
-/// Logs a warning for each variant whose sessions together have many more threads than `cores`, the threads that the
-/// server has.
-fn warn_about_threads(offers: &[Offer], cores: usize) {
+/// Logs a warning for each variant that has many more workers than `cores`, the threads that the server has.
+fn warn_about_workers(offers: &[Offer], cores: usize) {
     for Offer { source, plan, .. } in offers {
-        let threads = plan.session_threads();
-        if threads > THREADS_PER_CORE * cores {
+        if plan.instances > WORKERS_PER_CORE * cores {
             tracing::warn!(
                 model = source.id(),
                 instances = plan.instances,
-                intra_op_threads = plan.intra_op_threads,
-                threads,
                 cores,
-                "more threads than the cores can run, which takes memory and slows the model down: set `instances` and \
-                 `intra_op_threads` so that their product is about {cores}"
+                "more workers than the cores can run, which takes memory: set `instances` to at most {cores}"
             );
         }
     }
@@ -119,12 +114,18 @@ impl Loader {
             let left = left_beside_server(&self.app, self.tensor_bytes)?;
             Some(left.saturating_sub(beside))
         });
-        let metrics = &self.app.metrics;
-        let model = trial::load(source, &self.runtime, plan, self.config.load, free, metrics)?;
+        let (runtime, limits) = (&self.runtime, self.config.load);
+        let model = trial::load(source, runtime, plan, limits, free, &self.app)?;
+        let scaling = model.sessions.iter().map(|count| {
+            let milliseconds = count.time.as_secs_f64() * 1e3;
+            format!("{}x{}={milliseconds:.2}ms", count.sessions, count.threads)
+        });
+        let scaling: Vec<String> = scaling.collect();
         tracing::info!(
             model = model.id(),
             instances = plan.instances,
             intra_op_threads = plan.intra_op_threads,
+            sessions = scaling.join(" "),
             custom_int8_operators = model.own_operators,
             memory_bytes = model.memory_bytes,
             load_time_ms = u64::try_from(model.load_time.as_millis())?,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use clap::Args;
 use onnx_export::{Stage, Stages};
 use rustix::process::Signal;
+use sightline::cores::{Cores, Performance};
 use sightline::engine::OptimizedGraph;
 use sightline::manifest::ModelManifest;
 use sightline::metrics::Metrics;
@@ -39,7 +40,7 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
     limit_allocations(order.memory_bytes);
     prefer_for_killing();
     match try_load(order, input, args) {
-        Ok((networks, worker_bytes)) => {
+        Ok((networks, session_bytes)) => {
             let graphs = networks.optimized()?;
             let head = |graph: Stage<&OptimizedGraph<Cow<'_, [u8]>>>| GraphHead {
                 role: graph.role,
@@ -49,7 +50,7 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
             };
             let outcome = Outcome::Loaded {
                 graphs: graphs.iter().map(head).collect(),
-                worker_bytes,
+                session_bytes,
             };
             write(
                 &mut output,
@@ -84,9 +85,9 @@ fn prefer_for_killing() {
 }
 
 /// Optimizes the model of `order`, whose graphs follow in `input`, and runs it once. Returns the networks, and the
-/// memory in bytes by which this process grew when it created one worker and ran it.
+/// memory in bytes by which this process grew when it created one session and ran it.
 fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<(Networks, u64)> {
-    let runtime = args.runtime.load()?.with_threads(order.intra_op_threads);
+    let runtime = args.runtime.load()?;
     let mut graphs = Vec::with_capacity(order.graphs.len());
     for (role, bytes) in order.graphs {
         let content = Bytes::from(read_part(&mut input, bytes)?);
@@ -108,15 +109,16 @@ fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<(Net
         max_queue_delay: Duration::ZERO,
         max_queue_size: 1,
         instances: 1,
-        intra_op_threads: order.intra_op_threads,
+        intra_op_threads: 1,
         // The parent enforces the time limit, so this limit is out of reach.
         warm_up_limit: Duration::from_hours(24),
     };
+    let (metrics, cores) = (Metrics::new(), Cores::new(1, Performance::Auto));
     let detector = Detector::of(&source.manifest).map_err(LoadReason::from)?;
     let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
     let started = Instant::now();
     let before = ProcessUsage::now().resident_bytes;
-    let model = LoadedModel::with_networks(source, &networks, plan, &Metrics::new(), started);
+    let model = LoadedModel::with_networks(source, &networks, plan, (&metrics, &cores), started);
     // Dropping the model would join its threads. They end with the process.
     std::mem::forget(model.map_err(|error| error.reason)?);
     let after = ProcessUsage::now().resident_bytes;

@@ -21,7 +21,6 @@ pub(super) struct Order {
     pub(super) precision: Precision,
     pub(super) labels: Vec<String>,
     pub(super) max_batch_size: usize,
-    pub(super) intra_op_threads: usize,
     /// Role and size in bytes of each graph.
     pub(super) graphs: Vec<(Role, usize)>,
 }
@@ -32,8 +31,8 @@ pub(super) struct Order {
 pub(super) enum Outcome {
     Loaded {
         graphs: Vec<GraphHead>,
-        /// Memory in bytes by which the child grew when it created one worker and ran it.
-        worker_bytes: u64,
+        /// Memory in bytes by which the child grew when it created one session and ran it.
+        session_bytes: u64,
     },
     Failed(String),
 }

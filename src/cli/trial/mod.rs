@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use onnx_export::{Stage, Stages};
 use rustix::process::Signal;
+use sightline::app::App;
 use sightline::config::LoadLimits;
 use sightline::engine::{OnnxRuntime, OptimizedGraph};
 use sightline::memory::memory_limit;
-use sightline::metrics::Metrics;
 use sightline::postprocess::detect::Detector;
 use sightline::process::ProcessUsage;
 use sightline::registry::networks::Networks;
@@ -83,7 +83,7 @@ pub(super) fn load(
     plan: ModelPlan,
     limits: LoadLimits,
     free: Option<u64>,
-    metrics: &Metrics,
+    app: &App,
 ) -> Result<LoadedModel> {
     let plan = ModelPlan {
         warm_up_limit: limits.timeout,
@@ -91,7 +91,7 @@ pub(super) fn load(
     };
     if !matches!(source.origin, Origin::Files { .. }) {
         let before = ProcessUsage::now().resident_bytes;
-        let mut model = LoadedModel::load(source, runtime, plan, metrics)?;
+        let mut model = LoadedModel::load(source, runtime, plan, &app.metrics, &app.cores)?;
         let after = ProcessUsage::now().resident_bytes;
         model.memory_bytes = Some(after.saturating_sub(before));
         return Ok(model);
@@ -100,7 +100,7 @@ pub(super) fn load(
     let model = source.id();
     let Trial {
         graphs,
-        worker_bytes,
+        session_bytes,
     } = optimize(&source, runtime, plan, limits, free)
         .with_context(|| format!("cannot load model `{model}`"))?;
     tracing::debug!(
@@ -108,15 +108,21 @@ pub(super) fn load(
         "model optimized by a child process"
     );
     let weights: usize = graphs.iter().map(|stage| stage.content.graph.len()).sum();
-    let runtime = runtime.with_threads(plan.intra_op_threads);
     let join = || {
         let detector = Detector::of(&source.manifest)?;
-        Networks::prepare_optimized(graphs, detector.as_ref(), &runtime)
+        Networks::prepare_optimized(graphs, detector.as_ref(), runtime)
     };
     let networks = join().map_err(|reason| LoadError { model, reason })?;
-    let mut model = LoadedModel::with_networks(source, &networks, plan, metrics, started)?;
-    let workers = worker_bytes.saturating_mul(plan.instances as u64);
-    model.memory_bytes = Some(workers.saturating_add(weights as u64));
+    let mut model = LoadedModel::with_networks(
+        source,
+        &networks,
+        plan,
+        (&app.metrics, &app.cores),
+        started,
+    )?;
+    let sessions: usize = model.sessions.iter().map(|count| count.sessions).sum();
+    let sessions = session_bytes.saturating_mul(sessions as u64);
+    model.memory_bytes = Some(sessions.saturating_add(weights as u64));
     Ok(model)
 }
 
@@ -124,8 +130,8 @@ pub(super) fn load(
 struct Trial {
     /// The optimized graphs, which have the weights.
     graphs: Stages<OptimizedGraph>,
-    /// Memory in bytes of one worker without the weights that workers share.
-    worker_bytes: u64,
+    /// Memory in bytes of one session without the weights that sessions share.
+    session_bytes: u64,
 }
 
 /// Loads the model `source` in a child process, and returns its optimized graphs and its memory.
@@ -156,7 +162,6 @@ fn optimize(
         precision: source.precision,
         labels: source.labels.clone(),
         max_batch_size: plan.max_batch_size,
-        intra_op_threads: plan.intra_op_threads,
         graphs: graphs.iter().map(|g| (g.role, g.content.len())).collect(),
     };
     let mut input = memory_file("model")?;
@@ -255,11 +260,11 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
         };
         bail!("the process that loads the model ended with {end}");
     }
-    let (heads, worker_bytes) = match read_head(&mut output)? {
+    let (heads, session_bytes) = match read_head(&mut output)? {
         Outcome::Loaded {
             graphs,
-            worker_bytes,
-        } => (graphs, worker_bytes),
+            session_bytes,
+        } => (graphs, session_bytes),
         Outcome::Failed(error) => return Err(anyhow!(printable(&error))),
     };
     let mut stages = Vec::with_capacity(heads.len());
@@ -278,7 +283,7 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
     let graphs = graphs.context("the process that loads the model returned no network")?;
     Ok(Trial {
         graphs,
-        worker_bytes,
+        session_bytes,
     })
 }
 
