@@ -11,7 +11,7 @@ use sightline::draw::overlay;
 use sightline::image::ImageSize;
 use sightline::pool::ImagePool;
 use sightline::postprocess::segment::{
-    Helpers,     Logits, MaskJob, VOC_PALETTE, argmax_upsampled, class_shares, mask_png, mask_rle,
+    Helpers, Logits, MaskJob, VOC_PALETTE, argmax_upsampled, class_shares, mask_png, mask_rle,
 };
 
 const CLASSES: usize = 21;

@@ -8,9 +8,11 @@ mod backlog;
 mod long;
 mod schedule;
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::Span;
@@ -40,9 +42,18 @@ pub struct ImagePool {
     shared: Arc<Shared>,
 }
 
+/// Starts a waiting job, which holds the ticket until it ends.
+struct Start(Box<dyn FnOnce(Ticket) + Send>);
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Start")
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
-    schedule: Mutex<Schedule<oneshot::Sender<Ticket>>>,
+    schedule: Mutex<Schedule<Start>>,
     /// The pool's jobs as a consumer of the cores.
     lane: Lane,
     threads: usize,
@@ -56,34 +67,30 @@ struct Shared {
 impl Shared {
     /// Locks the schedule, even if the lock is poisoned: no code panics in the middle of a change
     /// to the schedule.
-    fn lock(&self) -> MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>> {
+    fn lock(&self) -> MutexGuard<'_, Schedule<Start>> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the schedule, and asks for a core for the job that is next then. [`Lane::dispatch`] must follow, or the
     /// end of a lease.
-    fn change<T>(
-        &self,
-        change: impl FnOnce(&mut Schedule<oneshot::Sender<Ticket>>) -> T,
-    ) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Schedule<Start>) -> T) -> T {
         let mut schedule = self.lock();
         let result = change(&mut schedule);
         self.lane.demand(demand(&schedule));
         result
     }
 
-    /// Adds a job to the schedule and returns its place. When the job may start, its ticket is sent
-    /// to `waiter`.
-    fn wait(&self, cost: JobCost, waiter: oneshot::Sender<Ticket>) -> Place {
+    /// Adds a job to the schedule and returns its place. When the job may run, `start` is called.
+    fn wait(&self, cost: JobCost, start: Start) -> Place {
         let now = self.started.elapsed();
-        let place = self.change(|schedule| schedule.push(now, cost, waiter));
+        let place = self.change(|schedule| schedule.push(now, cost, start));
         self.lane.dispatch();
         place
     }
 }
 
 /// Returns the demand for a core of the job that is next. `None` if no job may start.
-fn demand(schedule: &Schedule<oneshot::Sender<Ticket>>) -> Option<Demand> {
+fn demand(schedule: &Schedule<Start>) -> Option<Demand> {
     schedule.peek().map(|work| Demand {
         jobs: 1,
         from: Duration::ZERO,
@@ -96,7 +103,7 @@ fn demand(schedule: &Schedule<oneshot::Sender<Ticket>>) -> Option<Demand> {
 struct PoolJobs(Weak<Shared>);
 
 impl StartJob for PoolJobs {
-    /// Sends a ticket to the waiting job that is next.
+    /// Starts the waiting job that is next.
     fn start(&self, mut lease: Lease) {
         let Some(shared) = self.0.upgrade() else {
             return;
@@ -106,7 +113,7 @@ impl StartJob for PoolJobs {
         // Without a job, no core is asked for until the schedule changes.
         lease.claim(next.as_ref().and_then(|_| demand(&schedule)));
         drop(schedule);
-        let Some((grant, waiter)) = next else {
+        let Some((grant, start)) = next else {
             return;
         };
         let ticket = Ticket {
@@ -114,8 +121,7 @@ impl StartJob for PoolJobs {
             grant: Some(grant),
             lease: Some(lease),
         };
-        // If the waiting job was given up, its ticket is dropped here, which starts the next job.
-        let _ = waiter.send(ticket);
+        (start.0)(ticket);
         shared.lane.dispatch();
     }
 }
@@ -149,7 +155,8 @@ struct Leave<'a> {
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.shared.change(|schedule| schedule.remove(place));
+            // The job may hold anything, so it is dropped without the lock.
+            drop(self.shared.change(|schedule| schedule.remove(place)));
             self.shared.lane.dispatch();
         }
     }
@@ -261,13 +268,25 @@ impl ImagePool {
         cost: JobCost,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>, ServeError> {
-        let ticket = self.ticket(cost).await?;
-        let span = Span::current();
-        Ok(tokio::task::spawn_blocking(move || {
-            let result = span.in_scope(job);
-            drop(ticket);
-            result
-        }))
+        let (span, runtime) = (Span::current(), Handle::current());
+        let (sender, started) = oneshot::channel();
+        // Called by the thread that frees a core, so that the job starts without waking another thread before.
+        let start = move |ticket: Ticket| {
+            let running = runtime.spawn_blocking(move || {
+                let result = span.in_scope(job);
+                drop(ticket);
+                result
+            });
+            // Sending fails if the job was given up at this moment. It runs to its end then.
+            let _ = sender.send(running);
+        };
+        let mut leave = Leave {
+            shared: &self.shared,
+            place: Some(self.shared.wait(cost, Start(Box::new(start)))),
+        };
+        let running = started.await;
+        leave.place = None;
+        running.map_err(|_| ServeError::Internal("the image pool dropped a job before it started"))
     }
 
     /// Runs `job` on the pool and waits for its result.
@@ -280,17 +299,6 @@ impl ImagePool {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServeError> {
         joined(self.start(cost, job).await?).await
-    }
-
-    async fn ticket(&self, cost: JobCost) -> Result<Ticket, ServeError> {
-        let (sender, receiver) = oneshot::channel();
-        let mut leave = Leave {
-            shared: &self.shared,
-            place: Some(self.shared.wait(cost, sender)),
-        };
-        let ticket = receiver.await;
-        leave.place = None;
-        ticket.map_err(|_| ServeError::Internal("the image pool dropped a job before it started"))
     }
 }
 

@@ -92,10 +92,7 @@ mod tests {
             assert_eq!(got, expected, "{cores} cores, {instances:?}, {threads:?}");
         }
         let throughput = ThreadPlan::new(64, None, None, Performance::Throughput);
-        assert_eq!(
-            (throughput.instances, throughput.intra_op_threads),
-            (64, 1)
-        );
+        assert_eq!((throughput.instances, throughput.intra_op_threads), (64, 1));
     }
 
     #[test]

@@ -161,11 +161,7 @@ fn attempt(shared: &Shared, seat: Seat) -> Attempt {
 
 /// Runs each of `engines` with copies of the test image. The runs are rare and short, so they take no cores from other
 /// jobs.
-fn test_run(
-    shared: &Shared,
-    engines: &mut WatchedEngines,
-    test: Test,
-) -> Result<(), RebuildError> {
+fn test_run(shared: &Shared, engines: &mut WatchedEngines, test: Test) -> Result<(), RebuildError> {
     for width in engines.seat().widths().iter().copied() {
         test_width(shared, engines, width, test)?;
     }

@@ -9,9 +9,11 @@
 //!    that was idle continues from the virtual time of the others, so that it cannot save up turns.
 //! 2. **How many cores the job gets.** A job that is alone gets all cores that make it faster. If `n` other jobs run
 //!    or are about to come, it gets at most the part of the cores that is left if each gets the same, and only cores that
-//!    are efficient. Cores that a lane has too few workers for go to the workers that it has.
-//! 3. **Short jobs do not wait for long ones.** If no core is free for much longer than a job takes, it starts anyway,
-//!    as a *guest*: the operating system lets it share a core. The number of guests is limited.
+//!    are efficient. Cores that a lane has too few workers for go to the workers that it has. If runs on several cores
+//!    turn out slower than on one, because other processes use the cores, the next runs get one.
+//! 3. **Short jobs do not wait for long ones.** A job that is expected to take less time than passes until a core is free
+//!    starts anyway, as a *guest*: the operating system lets it share a core. The number of guests is limited. They also
+//!    fill the moments in which a core has no job because one thread wakes another.
 //! 4. **No job keeps its cores forever.** A job that takes much longer than predicted is *overdue*. Its cores count as
 //!    free, and the operating system divides them.
 
@@ -22,12 +24,15 @@ use super::scaling::{Performance, Scaling};
 
 /// Maximum weight of a lane.
 const MAX_WEIGHT: usize = 4;
-/// A job starts as a guest if no core is expected to be free within this many times its own predicted time.
-const GUEST_FACTOR: u32 = 4;
 /// A job is overdue after this many times its predicted time.
 const OVERDUE_FACTOR: u32 = 8;
 /// Shortest time after which a job is overdue.
 const OVERDUE: Duration = Duration::from_secs(1);
+
+/// Maximum ratio of the time of a run to its predicted time that is counted.
+const MAX_LATENESS: f64 = 4.0;
+/// Weight of the last run in the average of these ratios.
+const NEW_RUN: f64 = 0.1;
 
 /// Number of a lane.
 pub(super) type LaneId = u64;
@@ -63,6 +68,8 @@ struct Lane<W> {
     scaling: Scaling,
     /// Virtual time in seconds.
     served: f64,
+    /// Average of how many times longer than predicted the last runs on several cores took.
+    lateness: f64,
 }
 
 impl<W> Lane<W> {
@@ -151,6 +158,7 @@ impl<W> Machine<W> {
             idle: workers.then(Vec::new),
             scaling,
             served: self.clock,
+            lateness: 1.0,
         };
         let id = self.number();
         self.lanes.insert(id, lane);
@@ -207,7 +215,7 @@ impl<W> Machine<W> {
             return None;
         }
         let (id, demand) = self.first(now, |demand| {
-            guest_after.is_none_or(|wait| demand.work.saturating_mul(GUEST_FACTOR) < wait)
+            guest_after.is_none_or(|wait| demand.work < wait)
         })?;
         let lane = self.lanes.get(&id)?;
         let bound = if free == 0 {
@@ -215,8 +223,8 @@ impl<W> Machine<W> {
         } else {
             self.bound(id, demand, free, coming, now)
         };
-        let alone = self.performance == Performance::Latency
-            || self.others(id, demand, coming, now) == 0;
+        let alone =
+            self.performance == Performance::Latency || self.others(id, demand, coming, now) == 0;
         let (worker, width) = lane.choose(bound, alone)?;
         Some(self.start(id, demand, (worker, width), free == 0, now))
     }
@@ -341,8 +349,12 @@ impl<W> Machine<W> {
         };
         if let Some(lane) = self.lanes.get_mut(&run.lane) {
             let took = now.saturating_sub(run.started).as_secs_f64();
-            let error = took - run.predicted.as_secs_f64();
-            lane.served += error * run.width as f64 / run.weight;
+            let predicted = run.predicted.as_secs_f64();
+            lane.served += (took - predicted) * run.width as f64 / run.weight;
+            // Runs on one core say nothing about others, so the average only returns to 1.
+            let wide = run.width > 1 && predicted > 0.0;
+            let ratio = if wide { took / predicted } else { 1.0 };
+            lane.lateness += (ratio.clamp(1.0, MAX_LATENESS) - lane.lateness) * NEW_RUN;
         }
     }
 
@@ -388,6 +400,13 @@ impl<W> Lane<W> {
         widths.sort_unstable();
         widths.dedup();
         let width = self.scaling.widest(&widths, bound, alone)?;
+        // Other processes may use the cores, and then a run on one core is faster, because no thread waits for another.
+        let slower = self.lateness >= self.scaling.speedup(width);
+        let width = if width > 1 && slower {
+            *widths.first()?
+        } else {
+            width
+        };
         let fitting = idle.iter().enumerate();
         let fitting = fitting.filter(|(_, idle)| idle.widths.contains(&width));
         // The last of several, because its caches are warm.

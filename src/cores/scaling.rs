@@ -10,9 +10,7 @@ const LEAST_GAIN: f64 = 0.03;
 const LEAST_EFFICIENCY: f64 = 0.6;
 
 /// Which runs get several cores.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Performance {
     /// Each run gets all free cores that make it faster, also if other jobs are expected.
@@ -53,6 +51,13 @@ impl Scaling {
             self.0.push(Step { threads, time });
         }
         useful
+    }
+
+    /// Lowers the time of the last step to `time` if that is less.
+    pub(crate) fn improve(&mut self, time: Duration) {
+        if let Some(last) = self.0.last_mut() {
+            last.time = last.time.min(time);
+        }
     }
 
     /// Returns the measured times by ascending thread count.

@@ -3,7 +3,8 @@
 //! It runs [`Machine`] with the clock of the simulation. Clients send an image after the response to their last one.
 //! Each image is decoded on one core, waits in the queue of its model, and runs in a batch. The run times are recorded
 //! ones: one core and two cores were measured (EPYC with AVX-512, see docs/BENCHMARKS.md), and the times on more cores
-//! follow from these two by Amdahl's law, in the form that [`Network::scaling`] has.
+//! follow from these two by Amdahl's law, in the form that [`Network::scaling`] has. A job that starts while guests
+//! share the cores takes longer, in proportion.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -230,6 +231,12 @@ impl Simulation {
         self.machine.demand(model.lane, demand);
     }
 
+    /// Returns how long a job that takes `time` on cores of its own takes now.
+    fn shared(&self, time: Duration) -> Duration {
+        let used = self.machine.used(self.now).max(self.total);
+        time.mul_f64(used as f64 / self.total as f64)
+    }
+
     /// Starts every job that may run now.
     fn start(&mut self) {
         while let Some(grant) = self.machine.next(self.now, self.coming) {
@@ -237,7 +244,7 @@ impl Simulation {
             let Some(worker) = grant.worker else {
                 let (model, arrived) = self.encoded.pop_front().unwrap();
                 let time = micros(self.models[model].network.decode);
-                self.after(time, Event::Decoded(grant.run, model, arrived));
+                self.after(self.shared(time), Event::Decoded(grant.run, model, arrived));
                 self.demand_decoding();
                 continue;
             };
@@ -249,7 +256,10 @@ impl Simulation {
             self.coming -= images;
             let speedup = model.scaling.speedup(grant.width);
             let time = (micros(model.network.one) * images as u32).div_f64(speedup);
-            self.after(time, Event::Ran(grant.run, index, worker, arrivals));
+            self.after(
+                self.shared(time),
+                Event::Ran(grant.run, index, worker, arrivals),
+            );
             self.demand(index);
         }
     }
@@ -276,8 +286,14 @@ fn one_client_has_the_latency_of_the_widest_useful_session() {
             let widest = scaling.steps().last().unwrap();
             let expected = micros(network.decode) + widest.time;
             let (median, longest) = simulation.latencies(0);
-            println!("{cores} cores, one client: {} threads, {median:?}", widest.threads);
-            assert!(median.abs_diff(expected) < micros(2), "{median:?} {expected:?}");
+            println!(
+                "{cores} cores, one client: {} threads, {median:?}",
+                widest.threads
+            );
+            assert!(
+                median.abs_diff(expected) < micros(2),
+                "{median:?} {expected:?}"
+            );
             assert_eq!(median, longest);
         }
     }
@@ -324,7 +340,10 @@ fn no_model_starves_and_equal_loads_get_equal_shares() {
         let fair = work.values().sum::<f64>() / load.len() as f64;
         println!("{cores} cores, seconds of work by model: {work:.2?}");
         for (model, work) in work {
-            assert!(work > fair / 2.0, "{cores} cores, model {model}: {work} {fair}");
+            assert!(
+                work > fair / 2.0,
+                "{cores} cores, model {model}: {work} {fair}"
+            );
         }
     }
 }
@@ -336,7 +355,9 @@ fn one_client_of_a_fast_model_is_served_beside_a_flood_of_a_slow_one() {
         let mut simulation = Simulation::new(cores, &load);
         let used = simulation.run(END);
         let (median, longest) = simulation.latencies(0);
-        println!("{cores} cores, beside a flood: median {median:?}, longest {longest:?}, {used:.3}");
+        println!(
+            "{cores} cores, beside a flood: median {median:?}, longest {longest:?}, {used:.3}"
+        );
         // Far below the time of one batch of the slow model.
         assert!(median < micros(30_000), "{cores}: {median:?}");
         assert!(longest < micros(DETECTOR.one), "{cores}: {longest:?}");

@@ -259,7 +259,11 @@ async fn bodies_share_the_memory_for_bodies() {
     let limits = small_bodies();
     let mut plan = MemoryPlan::unlimited(&Demands::new(&limits, 1, Demand::fixed(0)));
     plan.bodies = limits.max_body_bytes as u64;
-    let app = Setup::with(Behavior::Logits, App::planned(limits, Cores::new(1, Performance::Auto), &plan)).app;
+    let app = Setup::with(
+        Behavior::Logits,
+        App::planned(limits, Cores::new(1, Performance::Auto), &plan),
+    )
+    .app;
     // The largest body fits.
     let exact = gzip(&vec![0; limits.max_body_bytes]);
     let response = send(Arc::clone(&app), compressed(exact)).await;

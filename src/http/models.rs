@@ -177,7 +177,11 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             max_queue_size: plan.max_queue_size,
             instances: plan.instances,
             intra_op_threads: plan.intra_op_threads,
-            sessions: model.iter().flat_map(|model| &model.sessions).map(Sessions::from).collect(),
+            sessions: model
+                .iter()
+                .flat_map(|model| &model.sessions)
+                .map(Sessions::from)
+                .collect(),
         },
         provenance: manifest.provenance.as_ref(),
         labels: None,

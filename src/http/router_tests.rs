@@ -799,7 +799,11 @@ fn with_memory(change: impl FnOnce(&mut MemoryPlan)) -> Arc<App> {
     let demands = Demands::new(&limits, 1, Demand::fixed(0));
     let mut plan = MemoryPlan::unlimited(&demands);
     change(&mut plan);
-    Setup::with(Behavior::Logits, App::planned(limits, Cores::new(1, Performance::Auto), &plan)).app
+    Setup::with(
+        Behavior::Logits,
+        App::planned(limits, Cores::new(1, Performance::Auto), &plan),
+    )
+    .app
 }
 
 #[tokio::test]

@@ -184,15 +184,19 @@ impl<T> Schedule<T> {
         place
     }
 
-    /// Removes a job that has not started.
-    pub(super) fn remove(&mut self, place: Place) {
-        self.waiting(place).remove(&place);
+    /// Removes and returns a job that has not started. `None` if it has started.
+    pub(super) fn remove(&mut self, place: Place) -> Option<T> {
+        let waiting = self.waiting(place).remove(&place);
+        waiting.map(|waiting| waiting.job)
     }
 
     /// Takes the job that runs next. `None` if no job may run now.
     pub(super) fn next(&mut self) -> Option<(Grant, T)> {
         let lanes = self.order();
-        lanes.into_iter().flatten().find_map(|long| self.start(long))
+        lanes
+            .into_iter()
+            .flatten()
+            .find_map(|long| self.start(long))
     }
 
     /// Returns the predicted time of the job that [`Schedule::next`] would take now. `None` if no job may run.

@@ -9,10 +9,11 @@ use crate::cores::{Cores, Scaling};
 use crate::engine::EngineError;
 use crate::image::PreparedImage;
 
-/// Maximum number of measured runs with each thread count; the fastest counts.
-const RUNS: usize = 3;
-/// Time after which no further run is measured.
-const ENOUGH: Duration = Duration::from_millis(200);
+/// Number of rounds in which a thread count is compared with the one before; the fastest run of each counts, because other
+/// processes can only make a run slower.
+const ROUNDS: usize = 5;
+/// Time after which no further round begins.
+const ENOUGH: Duration = Duration::from_millis(250);
 
 /// Measures the engines of `workers`, which have one thread each, and adds engines with more threads as long as these
 /// are faster for `image`. Every added engine has run once, or has the thread count of one that has. `usual` is the time
@@ -35,15 +36,20 @@ pub(super) fn widen(
     if threads.wider().next().is_none() {
         return Ok(Scaling::single(usual));
     }
-    let measure = |worker: &mut WatchedEngines, width| {
-        cores.measuring(|| fastest(worker, width, image, plan.warm_up_limit))
-    };
-    let mut scaling = Scaling::single(measure(first, 1)?);
+    let mut scaling = Scaling::single(usual);
     for width in threads.wider() {
+        let before = scaling.steps().last().map_or(1, |step| step.threads);
         first.add(width, networks.engine_with_threads(width)?);
         // The first run allocates memory.
-        first.run(width, vec![image.clone()], Instant::now() + plan.warm_up_limit)?;
-        if !scaling.add(width, measure(first, width)?) {
+        first.run(
+            width,
+            vec![image.clone()],
+            Instant::now() + plan.warm_up_limit,
+        )?;
+        let compare = || compare(first, [before, width], image, plan.warm_up_limit);
+        let [slower, faster] = cores.measuring(compare)?;
+        scaling.improve(slower);
+        if !scaling.add(width, faster) {
             first.drop_widest();
             break;
         }
@@ -55,19 +61,22 @@ pub(super) fn widen(
     Ok(scaling)
 }
 
-/// Returns the time of the fastest of a few runs of `worker` with `image` on `width` threads.
-fn fastest(
+/// Returns the times of the fastest runs of `worker` with `image` on each of `widths`, which take turns.
+fn compare(
     worker: &mut WatchedEngines,
-    width: usize,
+    widths: [usize; 2],
     image: &PreparedImage,
     limit: Duration,
-) -> Result<Duration, EngineError> {
+) -> Result<[Duration; 2], EngineError> {
     let begin = Instant::now();
-    let mut fastest = Duration::MAX;
-    for _ in 0..RUNS {
-        let started = Instant::now();
-        worker.run(width, vec![image.clone()], started + limit)?;
-        fastest = fastest.min(started.elapsed());
+    let mut fastest = [Duration::MAX; 2];
+    for _ in 0..ROUNDS {
+        for (width, fastest) in widths.into_iter().zip(&mut fastest) {
+            let image = vec![image.clone()];
+            let started = Instant::now();
+            worker.run(width, image, started + limit)?;
+            *fastest = (*fastest).min(started.elapsed());
+        }
         if begin.elapsed() > ENOUGH {
             break;
         }

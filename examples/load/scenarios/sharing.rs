@@ -23,7 +23,7 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     report.section("sharing");
     let mut warm = WarmServer::start(plan, &[])?;
     let requests: Vec<Request> = MODELS.into_iter().map(coffee_to).collect::<Result<_>>()?;
-    let targets: Vec<_> = requests.iter().map(|request| Target {
+    let targets = requests.iter().map(|request| Target {
         address: warm.server.address,
         request,
         label: Some(COFFEE_LABEL),
@@ -35,7 +35,9 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let connections = cores * CONNECTIONS_PER_CORE;
-    let alone = targets.iter().map(|target| closed(target, connections, period));
+    let alone = targets
+        .iter()
+        .map(|target| closed(target, connections, period));
     let alone: Vec<Tally> = alone.collect::<std::io::Result<_>>()?;
     let together = scope(|scope| {
         let run = |target| spawn(scope, move || closed(target, connections, period));
@@ -57,7 +59,11 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
             format!("{before:.0}, {now:.0}"),
         );
         let part = now / before;
-        report.at_least("part of its goodput alone", part, SHARE / MODELS.len() as f64);
+        report.at_least(
+            "part of its goodput alone",
+            part,
+            SHARE / MODELS.len() as f64,
+        );
         total += part;
     }
     report.at_least("sum of these parts", total, TOTAL);

@@ -38,7 +38,8 @@ impl Server {
         let app = App::new(Limits::default(), cores);
         let route = http::route_of(source.manifest.task);
         let plan = ModelPlan::new(&source.manifest, cores, None);
-        let model = LoadedModel::load(source.clone(), onnx_runtime, plan, &app.metrics, &app.cores)?;
+        let model =
+            LoadedModel::load(source.clone(), onnx_runtime, plan, &app.metrics, &app.cores)?;
         let registry = Registry::new(vec![Entry::loaded(source, model)]);
         registry.share_tensor_memory(TENSOR_BYTES_PER_MODEL)?;
         app.set_ready(registry);

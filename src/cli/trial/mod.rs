@@ -113,13 +113,8 @@ pub(super) fn load(
         Networks::prepare_optimized(graphs, detector.as_ref(), runtime)
     };
     let networks = join().map_err(|reason| LoadError { model, reason })?;
-    let mut model = LoadedModel::with_networks(
-        source,
-        &networks,
-        plan,
-        (&app.metrics, &app.cores),
-        started,
-    )?;
+    let mut model =
+        LoadedModel::with_networks(source, &networks, plan, (&app.metrics, &app.cores), started)?;
     let sessions: usize = model.sessions.iter().map(|count| count.sessions).sum();
     let sessions = session_bytes.saturating_mul(sessions as u64);
     model.memory_bytes = Some(sessions.saturating_add(weights as u64));
