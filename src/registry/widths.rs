@@ -9,10 +9,10 @@ use crate::cores::{Cores, Scaling};
 use crate::engine::EngineError;
 use crate::image::PreparedImage;
 
-/// Number of rounds in which a thread count is compared with the one before; the fastest run of each counts, because other
-/// processes can only make a run slower.
-const ROUNDS: usize = 5;
-/// Time after which no further round begins.
+/// Minimum number of rounds in which a thread count is compared with the one before. The fastest run of each counts,
+/// because other processes can only make a run slower.
+const ROUNDS: usize = 3;
+/// Time in which more rounds follow while the larger thread count is not faster: other processes may use the cores.
 const ENOUGH: Duration = Duration::from_millis(250);
 
 /// Measures the engines of `workers`, which have one thread each, and adds engines with more threads as long as these
@@ -34,7 +34,10 @@ pub(super) fn widen(
         return Ok(Scaling::single(usual));
     };
     if threads.wider().next().is_none() {
-        return Ok(Scaling::single(usual));
+        // The first run, which `usual` is from, also allocated memory.
+        let started = Instant::now();
+        first.run(1, vec![image.clone()], started + plan.warm_up_limit)?;
+        return Ok(Scaling::single(usual.min(started.elapsed())));
     }
     let mut scaling = Scaling::single(usual);
     for width in threads.wider() {
@@ -70,14 +73,16 @@ fn compare(
 ) -> Result<[Duration; 2], EngineError> {
     let begin = Instant::now();
     let mut fastest = [Duration::MAX; 2];
-    for _ in 0..ROUNDS {
+    for round in 1.. {
         for (width, fastest) in widths.into_iter().zip(&mut fastest) {
             let image = vec![image.clone()];
             let started = Instant::now();
             worker.run(width, image, started + limit)?;
             *fastest = (*fastest).min(started.elapsed());
         }
-        if begin.elapsed() > ENOUGH {
+        let [slower, faster] = fastest;
+        let settled = round >= ROUNDS && Scaling::single(slower).add(widths[1], faster);
+        if settled || begin.elapsed() > ENOUGH {
             break;
         }
     }
