@@ -92,7 +92,7 @@ impl Shared {
 /// Returns the demand for a core of the job that is next. `None` if no job may start.
 fn demand(schedule: &Schedule<Start>) -> Option<Demand> {
     schedule.peek().map(|work| Demand {
-        jobs: 1,
+        jobs: schedule.waiting_jobs(),
         from: Duration::ZERO,
         work,
         images: 0,

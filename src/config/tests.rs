@@ -328,7 +328,7 @@ fn the_most_specific_place_that_sets_a_value_decides() {
     // Columns: `instances` in the manifest, for all models, and in the table of the model; the
     // instances that the model gets.
     let cases = [
-        (None, None, None, 8),
+        (None, None, None, 16),
         (Some(3), None, None, 3),
         (Some(3), Some(4), None, 4),
         (Some(3), Some(4), Some(5), 5),
@@ -362,7 +362,7 @@ fn the_most_specific_place_that_sets_a_value_decides() {
             ..manifest
         };
         let plan = config.plan(&other);
-        let without = all.or(own).unwrap_or(8);
+        let without = all.or(own).unwrap_or(16);
         assert_eq!(
             (plan.instances, plan.max_queue_size),
             (without, 256),

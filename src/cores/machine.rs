@@ -218,15 +218,17 @@ impl<W> Machine<W> {
             guest_after.is_none_or(|wait| demand.work < wait)
         })?;
         let lane = self.lanes.get(&id)?;
-        let bound = if free == 0 {
-            1
+        let choice = if free == 0 {
+            lane.choose(1, true)?
         } else {
-            self.bound(id, demand, free, coming, now)
+            let others = self.others(id, demand, coming, now);
+            let alone = self.performance == Performance::Latency || others == 0;
+            let fair = lane.choose(self.fair(others, free), alone)?;
+            // No other job can use the spare cores, so that any gain is worth them.
+            let spare = lane.choose(self.spare(id, free), true)?;
+            if spare.1 > fair.1 { spare } else { fair }
         };
-        let alone =
-            self.performance == Performance::Latency || self.others(id, demand, coming, now) == 0;
-        let (worker, width) = lane.choose(bound, alone)?;
-        Some(self.start(id, demand, (worker, width), free == 0, now))
+        Some(self.start(id, demand, choice, free == 0, now))
     }
 
     /// Returns the lane that is next, among those whose demand is due and passes `condition`.
@@ -255,33 +257,31 @@ impl<W> Machine<W> {
         coming.saturating_sub(demand.images) + running.count() + waiting.count()
     }
 
-    /// Returns the maximum number of cores for the next job of `lane`, 1 to `free`.
-    fn bound(
-        &self,
-        lane: LaneId,
-        demand: Demand,
-        free: usize,
-        coming: usize,
-        now: Duration,
-    ) -> usize {
-        let others = self.others(lane, demand, coming, now);
-        let bound = match self.performance {
+    /// Returns the number of cores, 1 to `free`, that the next job may have if `others` other jobs get as many.
+    fn fair(&self, others: usize, free: usize) -> usize {
+        let fair = match self.performance {
             Performance::Throughput => 1,
             Performance::Latency => free,
-            Performance::Auto => {
-                let idle = |lane: &Lane<W>| lane.idle.as_ref().map_or(usize::MAX, Vec::len);
-                let startable = self.lanes.iter().map(|(id, other)| match other.waiting() {
-                    // More images may come while these run, so all workers of the lane count.
-                    Some(_) if *id == lane => idle(other),
-                    Some(demand) => demand.jobs.min(idle(other)),
-                    None => 0,
-                });
-                let fair = self.total / (1 + others);
-                let startable = startable.fold(0_usize, usize::saturating_add);
-                fair.max(free / startable.max(1))
-            }
+            Performance::Auto => self.total / (1 + others),
         };
-        bound.clamp(1, free)
+        fair.clamp(1, free)
+    }
+
+    /// Returns the number of cores, 1 to `free`, that the next job of `lane` may have if all workers that could take
+    /// a job do.
+    fn spare(&self, lane: LaneId, free: usize) -> usize {
+        if self.performance == Performance::Throughput {
+            return 1;
+        }
+        let idle = |lane: &Lane<W>| lane.idle.as_ref().map_or(usize::MAX, Vec::len);
+        let startable = self.lanes.iter().map(|(id, other)| match other.waiting() {
+            // More images may come while these run, so all workers of the lane count.
+            Some(_) if *id == lane => idle(other),
+            Some(demand) => demand.jobs.min(idle(other)),
+            None => 0,
+        });
+        let startable = startable.fold(0_usize, usize::saturating_add);
+        (free / startable.max(1)).clamp(1, free)
     }
 
     /// Records the start of a job of `lane`. `choice` is the index of the worker among the idle ones, and the width.

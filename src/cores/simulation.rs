@@ -3,8 +3,8 @@
 //! It runs [`Machine`] with the clock of the simulation. Clients send an image after the response to their last one.
 //! Each image is decoded on one core, waits in the queue of its model, and runs in a batch. The run times are recorded
 //! ones: one core and two cores were measured (EPYC with AVX-512, see docs/BENCHMARKS.md), and the times on more cores
-//! follow from these two by Amdahl's law, in the form that [`Network::scaling`] has. A job that starts while guests
-//! share the cores takes longer, in proportion.
+//! follow from these two by Amdahl's law, in the form that [`Network::scaling`] has. While guests share the cores, all
+//! jobs are slower in proportion.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -62,15 +62,21 @@ fn micros(micros: u64) -> Duration {
     Duration::from_micros(micros)
 }
 
-/// What happens at a time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
-    /// A client of this model sends an image.
-    Arrive(usize),
-    /// A decoding ends, of an image of this model that arrived at this time.
-    Decoded(u64, usize, Duration),
-    /// A batch of this model ends, which ran on this worker and had images that arrived at these times.
-    Ran(u64, usize, usize, Vec<Duration>),
+/// A job that runs.
+struct Running {
+    /// Number of the run.
+    run: u64,
+    /// Seconds that the job takes from now on if it shares its cores with no other.
+    left: f64,
+    model: usize,
+    job: Job,
+}
+
+enum Job {
+    /// The decoding of an image that arrived at this time.
+    Decode(Duration),
+    /// A batch on this worker, of images that arrived at these times.
+    Batch(usize, Vec<Duration>),
 }
 
 struct Model {
@@ -96,8 +102,9 @@ struct Simulation {
     models: Vec<Model>,
     /// Images that were admitted and that no batch has taken.
     coming: usize,
-    events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
-    order: u64,
+    running: Vec<Running>,
+    /// When clients send images, and to which model.
+    arrivals: BinaryHeap<Reverse<(Duration, usize)>>,
     now: Duration,
     /// Core time in use after the warm-up, at most that of all cores.
     busy: Duration,
@@ -140,77 +147,94 @@ impl Simulation {
             encoded: VecDeque::new(),
             models,
             coming: 0,
-            events: BinaryHeap::new(),
-            order: 0,
+            running: Vec::new(),
+            arrivals: BinaryHeap::new(),
             now: Duration::ZERO,
             busy: Duration::ZERO,
             warm_up: Duration::from_secs(2),
         };
         for (model, (_, clients)) in load.iter().enumerate() {
             for client in 0..*clients {
-                simulation.after(micros(37 * client as u64), Event::Arrive(model));
+                let first = micros(37 * client as u64);
+                simulation.arrivals.push(Reverse((first, model)));
             }
         }
         simulation
     }
 
-    fn after(&mut self, time: Duration, event: Event) {
-        self.order += 1;
-        let entry = (self.now + time, self.order, event);
-        self.events.push(Reverse(entry));
+    /// Returns how fast jobs run, compared with jobs that have their cores for themselves.
+    fn rate(&self) -> f64 {
+        let used = self.machine.used(self.now).max(self.total);
+        self.total as f64 / used as f64
     }
 
     /// Runs until `end`, and returns the part of the core time that was in use after the warm-up.
     fn run(&mut self, end: Duration) -> f64 {
-        while let Some(Reverse((time, _, event))) = self.events.pop() {
-            if time > end {
-                break;
-            }
+        while self.now < end {
+            let rate = self.rate();
+            let ends = self.running.iter().map(|running| running.left);
+            let ends = ends.min_by(f64::total_cmp);
+            let ends = ends.map(|left| self.now + Duration::from_secs_f64(left / rate));
+            let arrives = self.arrivals.peek().map(|Reverse((time, _))| *time);
+            let next = ends.into_iter().chain(arrives).min().unwrap();
+            let passed = next.saturating_sub(self.now);
             if self.now >= self.warm_up {
                 let used = self.machine.used(self.now).min(self.total);
-                self.busy += (time - self.now) * used as u32;
+                self.busy += passed * used as u32;
             }
-            self.now = time;
-            self.happen(event);
+            for running in &mut self.running {
+                running.left -= passed.as_secs_f64() * rate;
+            }
+            self.now = next;
+            self.happen();
             self.start();
         }
         let measured = self.now - self.warm_up;
         self.busy.as_secs_f64() / (measured.as_secs_f64() * self.total as f64)
     }
 
-    fn happen(&mut self, event: Event) {
-        match event {
-            Event::Arrive(model) => {
-                self.coming += 1;
-                self.encoded.push_back((model, self.now));
+    /// Ends the jobs that are finished, and lets the clients send whose time it is.
+    fn happen(&mut self) {
+        while let Some(done) = self.running.iter().position(|running| running.left < 1e-9) {
+            let Running {
+                run, model, job, ..
+            } = self.running.swap_remove(done);
+            match job {
+                Job::Decode(arrived) => self.models[model].queue.push_back(arrived),
+                Job::Batch(worker, arrivals) => self.respond(model, worker, &arrivals),
             }
-            Event::Decoded(run, model, arrived) => {
-                self.machine.finish(run, self.now);
-                self.models[model].queue.push_back(arrived);
-                self.demand(model);
+            self.machine.finish(run, self.now);
+            self.demand(model);
+        }
+        while let Some(Reverse((time, model))) = self.arrivals.peek().copied() {
+            if time > self.now {
+                break;
             }
-            Event::Ran(run, index, worker, arrivals) => {
-                let model = &mut self.models[index];
-                let widths = model.workers[worker].clone();
-                self.machine.offer(model.lane, &widths, worker);
-                self.machine.finish(run, self.now);
-                for arrived in arrivals {
-                    if self.now >= self.warm_up {
-                        let model = &mut self.models[index];
-                        model.latencies.push(self.now - arrived);
-                        model.work += micros(model.network.one + model.network.decode);
-                    }
-                    self.after(micros(100), Event::Arrive(index));
-                }
-            }
+            self.arrivals.pop();
+            self.coming += 1;
+            self.encoded.push_back((model, self.now));
         }
         self.demand_decoding();
+    }
+
+    /// Responds to the clients of a batch, which then send their next images.
+    fn respond(&mut self, index: usize, worker: usize, arrivals: &[Duration]) {
+        let model = &mut self.models[index];
+        let widths = model.workers[worker].clone();
+        self.machine.offer(model.lane, &widths, worker);
+        for arrived in arrivals {
+            if self.now >= self.warm_up {
+                model.latencies.push(self.now - *arrived);
+                model.work += micros(model.network.one + model.network.decode);
+            }
+            self.arrivals.push(Reverse((self.now + micros(100), index)));
+        }
     }
 
     /// States the demand of the image pool.
     fn demand_decoding(&mut self) {
         let demand = self.encoded.front().map(|(model, _)| Demand {
-            jobs: 1,
+            jobs: self.encoded.len(),
             from: Duration::ZERO,
             work: micros(self.models[*model].network.decode),
             images: 0,
@@ -231,20 +255,18 @@ impl Simulation {
         self.machine.demand(model.lane, demand);
     }
 
-    /// Returns how long a job that takes `time` on cores of its own takes now.
-    fn shared(&self, time: Duration) -> Duration {
-        let used = self.machine.used(self.now).max(self.total);
-        time.mul_f64(used as f64 / self.total as f64)
-    }
-
     /// Starts every job that may run now.
     fn start(&mut self) {
         while let Some(grant) = self.machine.next(self.now, self.coming) {
             self.machine.claim(grant.lane);
             let Some(worker) = grant.worker else {
                 let (model, arrived) = self.encoded.pop_front().unwrap();
-                let time = micros(self.models[model].network.decode);
-                self.after(self.shared(time), Event::Decoded(grant.run, model, arrived));
+                self.running.push(Running {
+                    run: grant.run,
+                    left: micros(self.models[model].network.decode).as_secs_f64(),
+                    model,
+                    job: Job::Decode(arrived),
+                });
                 self.demand_decoding();
                 continue;
             };
@@ -254,12 +276,13 @@ impl Simulation {
             let images = model.queue.len().min(BATCH);
             let arrivals: Vec<_> = model.queue.drain(..images).collect();
             self.coming -= images;
-            let speedup = model.scaling.speedup(grant.width);
-            let time = (micros(model.network.one) * images as u32).div_f64(speedup);
-            self.after(
-                self.shared(time),
-                Event::Ran(grant.run, index, worker, arrivals),
-            );
+            let time = micros(model.network.one) * images as u32;
+            self.running.push(Running {
+                run: grant.run,
+                left: time.as_secs_f64() / model.scaling.speedup(grant.width),
+                model: index,
+                job: Job::Batch(worker, arrivals),
+            });
             self.demand(index);
         }
     }
@@ -273,7 +296,7 @@ impl Simulation {
     }
 }
 
-const END: Duration = Duration::from_secs(22);
+const END: Duration = Duration::from_secs(12);
 
 #[test]
 fn one_client_has_the_latency_of_the_widest_useful_session() {

@@ -208,6 +208,15 @@ impl<T> Schedule<T> {
         nanos.map(Duration::from_nanos)
     }
 
+    /// Returns the number of jobs that wait.
+    pub(super) fn waiting_jobs(&self) -> usize {
+        let lanes = [&self.short, &self.long].into_iter();
+        lanes
+            .flat_map(|lane| &lane.waiting)
+            .map(BTreeMap::len)
+            .sum()
+    }
+
     /// Returns the lanes of which a job may run now, the preferred one first; `true` is the lane of long jobs.
     fn order(&self) -> [Option<bool>; 2] {
         if self.idle() == 0 {
