@@ -6,7 +6,7 @@ use crate::cores::Performance;
 
 /// Maximum number of workers of a model if their number is not set. On more cores, sessions with several threads use
 /// the rest.
-const MAX_INSTANCES: usize = 32;
+const MAX_INSTANCES: usize = 64;
 
 /// Number of workers of one model, and the thread counts of their sessions. All models share the cores, so this bounds
 /// what one model can use, and does not divide the cores.
@@ -26,7 +26,7 @@ pub fn usable_cores() -> usize {
 
 impl ThreadPlan {
     /// Returns the plan for `cores` cores. `instances` bounds the number of workers and `intra_op_threads` the thread
-    /// count of a session; without them, up to 32 workers can use all cores, alone or together. With
+    /// count of a session; without them, up to 64 workers can use all cores, alone or together. With
     /// [`Performance::Throughput`], there is one worker with one thread for each core.
     pub fn new(
         cores: usize,
@@ -78,7 +78,7 @@ mod tests {
             (2, None, None, (2, 2)),
             (8, None, None, (8, 8)),
             (12, None, None, (12, 12)),
-            (64, None, None, (32, 64)),
+            (64, None, None, (64, 64)),
             (4, Some(1), None, (1, 4)),
             (4, Some(16), None, (16, 4)),
             (4, None, Some(2), (4, 2)),
@@ -104,7 +104,7 @@ mod tests {
             (12, &[(1, 12), (2, 6), (4, 3), (8, 1), (12, 1)]),
             (
                 64,
-                &[(1, 32), (2, 32), (4, 16), (8, 8), (16, 4), (32, 2), (64, 1)],
+                &[(1, 64), (2, 32), (4, 16), (8, 8), (16, 4), (32, 2), (64, 1)],
             ),
         ];
         for (cores, expected) in cases {

@@ -132,7 +132,7 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub performance: Option<Performance>,
-    /// Workers per model, which is the most batches that run at the same time [default: one per thread, at most 32; with
+    /// Workers per model, which is the most batches that run at the same time [default: one per thread, at most 64; with
     /// `--performance throughput` one per thread]
     #[arg(long, env = "SIGHTLINE_INSTANCES", value_name = "N")]
     pub instances: Option<usize>,

@@ -8,7 +8,7 @@ fn demand(lane: &Lane, jobs: usize, after: Duration) {
     lane.demand(Some(Demand {
         jobs,
         from: lane.time(Instant::now() + after),
-        work: Duration::from_millis(5),
+        work: Duration::from_secs(3600),
         images: 1,
     }));
     lane.dispatch();
@@ -32,7 +32,7 @@ fn a_worker_gets_a_lease_and_returns_its_core() {
     lease.claim(Some(Demand {
         jobs: 1,
         from: Duration::ZERO,
-        work: Duration::from_millis(5),
+        work: Duration::from_secs(3600),
         images: 1,
     }));
     lane.dispatch();
