@@ -156,7 +156,7 @@ impl<F: FnMut(&str) -> bool> Sink for Texts<F> {
 fn flatten<S: Sink>(text: &[u8], sink: &mut S) -> Result<(), ServeError> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let read = Flat(sink).deserialize(&mut json).and_then(|()| json.end());
-    read.map_err(|error| unreadable(&error))
+    read.map_err(|error| unreadable(&error.to_string()))
 }
 
 struct Flat<'a, S>(&'a mut S);

@@ -102,8 +102,7 @@ pub(super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, Serv
         let expected = format!("at most {} bytes, the length of the body", body.len());
         return Err(bad(HEADER_LENGTH.as_str(), &expected, &length.to_string()));
     };
-    check_depth(json)?;
-    let document: Document<'_> = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
+    let document: Document<'_> = object(json)?;
     let mut binary = body.slice(length..);
     let alone = document.inputs.0.len() == 1;
     let inputs = document.inputs.0.into_iter().enumerate();
@@ -127,11 +126,24 @@ pub(super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, Serv
     })
 }
 
+/// Reads the JSON object `json`.
+///
+/// # Errors
+/// [`ServeError::BadBody`] if it is no object with the fields of `T`, or nested more than [`MAX_DEPTH`] deep.
+pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, ServeError> {
+    check_depth(json)?;
+    // Without this check, a list of the fields' values would be read as an object.
+    if json.trim_ascii_start().starts_with(b"[") {
+        return Err(unreadable("expected an object, got a list"));
+    }
+    serde_json::from_slice(json).map_err(|error| unreadable(&error.to_string()))
+}
+
 /// Checks that the JSON text `json` is not nested more than [`MAX_DEPTH`] deep. Other errors in it are not found.
 ///
 /// # Errors
 /// [`ServeError::BadBody`] if it is.
-pub(super) fn check_depth(json: &[u8]) -> Result<(), ServeError> {
+fn check_depth(json: &[u8]) -> Result<(), ServeError> {
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
     for byte in json {
         match byte {
@@ -153,13 +165,13 @@ pub(super) fn check_depth(json: &[u8]) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Returns the error for JSON that cannot be parsed.
-pub(super) fn unreadable(error: &serde_json::Error) -> ServeError {
+/// Returns the error for JSON that cannot be read for `reason`.
+pub(super) fn unreadable(reason: &str) -> ServeError {
     ServeError::BadBody {
         field: "body".to_owned(),
         expected: EXPECTED,
         // The message is cut because it may quote text of any length.
-        reason: error.to_string().chars().take(200).collect(),
+        reason: reason.chars().take(200).collect(),
     }
 }
 

@@ -17,7 +17,7 @@ use super::super::control::NotFromPage;
 use super::super::extract::refuse;
 use super::super::problem::Problem;
 use super::Named;
-use super::message::{check_depth, unreadable};
+use super::message::object;
 use crate::admission::Deadline;
 use crate::app::App;
 use crate::error::ServeError;
@@ -111,8 +111,7 @@ async fn read<T: Default + DeserializeOwned>(app: &App, request: Request) -> Res
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    check_depth(&bytes)?;
-    serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))
+    object(&bytes)
 }
 
 async fn collect(app: &App, body: &mut Body) -> Result<Vec<u8>, ServeError> {

@@ -346,9 +346,10 @@ async fn wrong_messages_say_what_was_expected() {
         message[key] = value;
         message
     };
-    let cases: [(Value, &str); 32] = [
+    let cases: [(Value, &str); 33] = [
         (json!({}), "missing field `inputs`"),
         (json!([]), "expected an object"),
+        (json!([null, null, [], null]), "expected an object"),
         (
             with("id", json!("x".repeat(1025))),
             "a string of at most 1024 bytes",
@@ -671,6 +672,7 @@ async fn models_are_controlled_on_the_admin_listener() {
     assert_eq!(index[0]["state"], "UNAVAILABLE");
     let (_, index) = send("/v2/repository/index", r#"{"ready":true}"#).await;
     assert_eq!(index, json!([]));
+    assert_eq!(send("/v2/repository/index", "[]").await.0, 400);
 }
 
 #[tokio::test]
