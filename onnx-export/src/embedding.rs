@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use prost::Message;
 
+use crate::node::Node;
 use crate::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use crate::wire::{Reader, Value};
 
@@ -128,30 +129,6 @@ fn outputs(model: Reader<'_>) -> impl Iterator<Item = &[u8]> {
 fn producer<'a>(model: Reader<'a>, value: &[u8]) -> Option<Reader<'a>> {
     let mut nodes = model.messages(7).flat_map(|graph| graph.messages(1));
     nodes.find(|node| node.messages(2).any(|output| output.rest() == value))
-}
-
-/// The fields of a `NodeProto` that say where values come from.
-struct Node<'a> {
-    operator: &'a [u8],
-    domain: &'a [u8],
-    /// Name of the first operand.
-    input: &'a [u8],
-}
-
-impl<'a> Node<'a> {
-    fn read(node: Reader<'a>) -> Self {
-        let content = |number| node.messages(number).map(|field| field.rest());
-        Self {
-            operator: content(4).last().unwrap_or_default(),
-            domain: content(7).last().unwrap_or_default(),
-            input: content(1).next().unwrap_or_default(),
-        }
-    }
-
-    /// Returns the operator if it is one of ONNX's own.
-    fn own_operator(&self) -> Option<&'a [u8]> {
-        matches!(self.domain, b"" | b"ai.onnx").then_some(self.operator)
-    }
 }
 
 #[cfg(test)]

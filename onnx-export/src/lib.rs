@@ -104,6 +104,7 @@ pub mod graph;
 mod heads;
 pub mod layers;
 mod model;
+mod node;
 pub mod proto;
 pub mod qat;
 pub mod quantize;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Summary, name};
+use crate::node::Node;
 use crate::wire::{Reader, Value};
 
 /// Maximum number of operators that [`Summary::operators`] counts separately.
@@ -29,30 +30,13 @@ const MOVES: [&str; 10] = [
     "Unsqueeze",
 ];
 
-/// The fields of a `NodeProto` that say where values come from.
-struct Node<'a> {
-    operator: &'a [u8],
-    domain: &'a [u8],
-    /// Name of the first operand.
-    input: &'a [u8],
-}
-
-impl<'a> Node<'a> {
-    fn read(node: Reader<'a>) -> Self {
-        let content = |number| node.messages(number).map(|field| field.rest());
-        Self {
-            operator: content(4).last().unwrap_or_default(),
-            domain: content(7).last().unwrap_or_default(),
-            input: content(1).next().unwrap_or_default(),
-        }
-    }
-
+impl Node<'_> {
     /// Returns the operator, after its domain unless that is ONNX's own.
     fn shown(&self) -> String {
         let text = |bytes: &[u8]| name(Reader::new(bytes));
-        match self.domain {
-            b"" | b"ai.onnx" => text(self.operator),
-            domain => format!("{}.{}", text(domain), text(self.operator)),
+        match self.own_operator() {
+            Some(operator) => text(operator),
+            None => format!("{}.{}", text(self.domain), text(self.operator)),
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::matching::Matches;
 use super::{AREAS, Evaluation, MAX_DETECTIONS, THRESHOLDS};
 
-/// Number of recall thresholds: 0 to 1 in steps of 0.01.
+/// Number of recall thresholds: 0.00, 0.01, ..., 1.00.
 const RECALLS: usize = 101;
 /// Names of the figures of [`Figures`], in their order.
 pub const FIGURES: [&str; 12] = [

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use accumulate::{BoxAccuracy, ClassPrecision, FIGURES, Figures};
 use matching::Matches;
 
-/// Number of IoU thresholds: 0.5 to 0.95 in steps of 0.05.
+/// Number of IoU thresholds: 0.50, 0.55, ..., 0.95.
 const THRESHOLDS: usize = 10;
 /// Number of area ranges: all, small, medium and large boxes.
 const AREAS: usize = 4;
