@@ -13,7 +13,7 @@ pub(super) const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
 const VARIABLES: [(&str, &str); 2] = [
     NO_TELEMETRY,
     // glibc returns buffers of at least 1 MiB to the operating system when they are freed. By default it learns to
-    // keep them (docs/operations.md, "Memory after a burst").
+    // keep them (docs/limits.md, "Memory after a burst").
     ("MALLOC_MMAP_THRESHOLD_", "1048576"),
 ];
 

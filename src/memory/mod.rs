@@ -24,7 +24,7 @@ pub use limit::memory_limit;
 pub use size::{ByteSize, ByteSizeError};
 
 /// Percentage of the memory limit that requests may use. The remainder is for the models, their
-/// sessions, and memory that the allocator keeps after it is freed. `docs/operations.md` shows the
+/// sessions, and memory that the allocator keeps after it is freed. `docs/limits.md` shows the
 /// calculation.
 const BUDGET_PERCENT: u64 = 60;
 /// Largest size in bytes that the memory plan derives for request bodies, unless one body may be

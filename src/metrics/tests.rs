@@ -198,7 +198,7 @@ fn every_metric_is_documented() {
     metrics.batch("m", "fp32").queue(&places);
     let text = page(&metrics, Exposition::Text);
     let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let guide = include_str!("../../docs/operations.md");
+    let guide = include_str!("../../docs/monitoring.md");
     for line in lines {
         let (name, _) = line.split_once(' ').unwrap();
         let page = if name.starts_with("nv_") {

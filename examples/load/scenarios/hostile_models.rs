@@ -29,7 +29,7 @@ const CLIENTS: usize = 4;
 /// Status codes that these clients may get. The server stops each endless run one second after the
 /// deadline of its request.
 const STATUSES: [u16; 2] = [429, 504];
-/// Flags of the server. `docs/operations.md` recommends the last two for models from unknown sources.
+/// Flags of the server. `docs/limits.md` recommends the last two for models from unknown sources.
 const TIMEOUT: [&str; 2] = ["--request-timeout-ms", "1000"];
 const GRACE: [&str; 2] = ["--shutdown-grace-ms", "2000"];
 const ONE_WORKER: [&str; 2] = ["--instances", "1"];
