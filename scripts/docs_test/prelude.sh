@@ -11,10 +11,11 @@ stop_server() {
 
 start_server() {
     stop_server
+    rm -f "$STATE/log"
     "$BINARY" "$@" >"$STATE/log" 2>&1 </dev/null &
     local server=$!
     echo "$server" >"$STATE/pid"
-    until grep -q '^ready' "$STATE/log"; do
+    until grep -qs '^ready' "$STATE/log"; do
         if ! kill -0 "$server" 2>/dev/null; then
             rm -f "$STATE/starting" "$STATE/pid"
             cat "$STATE/log" >&2
