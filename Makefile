@@ -20,7 +20,7 @@ LOAD_ARGS ?=
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build install uninstall test fmt lint example-config doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
+.PHONY: help serve build install uninstall test fmt lint example-config doc book docs-test image image-test bench load-test soak-test load-binary fuzz fuzz-api \
 	mutation-test writers-test first-contact onnxruntime clean
 
 help: ## list the targets
@@ -63,6 +63,14 @@ example-config: ## write docker/sightline.example.toml from the settings in the 
 
 doc: ## build rustdoc with private items and warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+book: ## build docs/ as a book in target/book (needs mdBook: cargo install mdbook@0.5.4)
+	@mdbook build >/dev/null
+	@python3 scripts/book.py files target/book
+	@echo "Built target/book/index.html."
+
+docs-test: onnxruntime build ## run the commands of README.md and docs/ against the release server
+	@python3 scripts/docs-test.py
 
 image: ## build the container image sightline:latest
 	@docker/image.sh
