@@ -1,5 +1,5 @@
 # Sourced before the commands of each block: `sightline serve` starts a server in the background and waits until it is
-# ready, and `curl` waits for the server and fails at an error status. BINARY, STATE, SHARED and ROOT are set.
+# ready, and `curl` waits for the server and fails at an error status. BINARY, STATE, PYTHON, SHARED and ROOT are set.
 # shellcheck shell=bash
 
 stop_server() {
@@ -42,25 +42,25 @@ curl() {
     command curl --noproxy '*' -sS --fail-with-body "$@"
 }
 
-# checkpoint NETWORK CLASSES FILE: writes a checkpoint with random weights.
+# checkpoint NETWORK CLASSES FILE: writes a checkpoint with generated weights.
 checkpoint() {
     local kept="$ROOT/target/docs-test/$1-$2.safetensors"
     if [[ ! -s "$kept" ]]; then
         mkdir -p "$(dirname "$kept")"
-        python3 "$ROOT/scripts/docs_test/checkpoint.py" "$1" "$2" "$kept.new"
+        "$PYTHON" "$ROOT/scripts/formula-checkpoint.py" "$1" "$kept.new" "$2"
         mv "$kept.new" "$kept"
     fi
     ln -sf "$kept" "$3"
 }
 
-# model NETWORK CLASSES NAME: exports NETWORK with random weights into my-models/NAME, with labels `class 0`, ...
+# model NETWORK CLASSES NAME: exports NETWORK with generated weights into my-models/NAME, with labels `class 0`, ...
 model() {
     checkpoint "$1" "$2" "$3.safetensors"
     for ((class = 0; class < $2; class++)); do echo "class $class"; done >"$3.txt"
     "$BINARY" export "$1" --weights "$3.safetensors" --num-classes "$2" --labels "$3.txt" -o "my-models/$3" >/dev/null
 }
 
-# official NETWORK DIR: exports NETWORK into DIR/NETWORK, with trained weights if they are there, else random ones.
+# official NETWORK DIR: exports NETWORK into DIR/NETWORK, with trained weights if they are there, else generated ones.
 official() {
     local weights="${SHARED:-/nowhere}/weights/$1.pth"
     if [[ ! -s "$weights" ]]; then

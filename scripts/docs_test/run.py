@@ -69,7 +69,7 @@ class Page:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
         listen = self.with_free_ports("127.0.0.1:8080")
         return kept | {
-            "BINARY": str(self.tools.binary), "ROOT": str(ROOT), "STATE": str(self.state),
+            "BINARY": str(self.tools.binary), "PYTHON": self.tools.python, "ROOT": str(ROOT), "STATE": str(self.state),
             "SHARED": str(self.tools.shared or ""),
             "XDG_DATA_HOME": str(self.folder / ".data"), "XDG_CACHE_HOME": str(ROOT / "target/docs-test/cache"),
             "SIGHTLINE_LISTEN": listen, "SIGHTLINE_HEALTHCHECK_URL": f"http://{listen}",
