@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
 CODE = re.compile(r"`([^`\n]+)`")
 ANCHOR = re.compile(r'<a id="([^"]+)">')
 PAGE = re.compile(r"(?<![\w./-])docs/([\w-]+\.md)(?:#([\w-]+))?")
@@ -36,7 +36,7 @@ def anchors(text):
 
 
 def link_errors(document, text):
-    for target in LINK.findall(text):
+    for target in map("".join, LINK.findall(text)):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")
@@ -58,7 +58,7 @@ def path_errors(document, text, roots):
 
 def summary_errors(documents):
     """Yield the pages of docs/ that the book lacks. Texts in its subfolders are not pages."""
-    listed = LINK.findall((ROOT / "docs/SUMMARY.md").read_text())
+    listed = list(map("".join, LINK.findall((ROOT / "docs/SUMMARY.md").read_text())))
     for document in documents:
         if str(document.parent) == "docs" and document.name not in [*listed, "SUMMARY.md"]:
             yield f"docs/SUMMARY.md: {document.name} is not listed"
