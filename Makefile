@@ -65,8 +65,8 @@ doc: ## build rustdoc with private items and warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 
 book: ## build docs/ as a book in target/book (needs mdBook: cargo install mdbook@0.5.4)
-	@mdbook build >/dev/null
-	@python3 scripts/book.py files target/book
+	@mdbook build
+	@python3 scripts/book.py finish target/book
 	@echo "Built target/book/index.html."
 
 docs-test: onnxruntime build ## run the commands of README.md and docs/ against the release server

@@ -2,7 +2,7 @@
 
     python3 scripts/book.py                  preprocessor of mdBook, see book.toml
     python3 scripts/book.py supports html    whether it is for this renderer: always
-    python3 scripts/book.py files DIR        copy the files that pages link to into the book in DIR
+    python3 scripts/book.py finish DIR       copy the files that pages link to into the book in DIR, and check its links
 
 Documents outside of docs/ become pages at the end of the book, all other files are copied below `files/`. Comments for
 scripts/docs-test.py are removed. Needs only the standard library of Python 3.
@@ -106,9 +106,31 @@ def copy_files(book):
             shutil.copyfile(ROOT / path, target)
 
 
+def dead_links(book):
+    """Yield the links of the built pages whose file or anchor does not exist."""
+    texts = {file.resolve(): file.read_text() for file in book.glob("**/*.html") if file.name not in {"404.html", "print.html"}}
+    for file, text in texts.items():
+        for link in re.findall(r'(?:href|src)="([^"]+)"', text):
+            name, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", link):
+                continue
+            target = (file.parent / name).resolve() if name else file
+            if not target.exists():
+                yield f"{file.name}: {link}: no such file"
+            elif anchor and target in texts and f'id="{anchor}"' not in texts[target]:
+                yield f"{file.name}: {link}: no such heading"
+
+
+def finish(book):
+    copy_files(book)
+    errors = sorted(set(dead_links(book)))
+    print("\n".join(errors), end="\n" if errors else "")
+    sys.exit(bool(errors))
+
+
 if sys.argv[1:2] == ["supports"]:
     sys.exit(0)
-elif sys.argv[1:2] == ["files"]:
-    copy_files(pathlib.Path(sys.argv[2]))
+elif sys.argv[1:2] == ["finish"]:
+    finish(pathlib.Path(sys.argv[2]))
 else:
     preprocess()
