@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from docs_test.run import Page, Skip
 from docs_test.tools import Tools
 
-# Pages whose blocks tests of their own run.
-ELSEWHERE = {"docs/SUMMARY.md", "docs/SECURITY-TESTING.md", "docs/BENCHMARKS.md"}
+# Pages whose commands take minutes or hours, and the one whose blocks a test of its own runs (tests/client_docs.rs).
+ELSEWHERE = {"docs/SUMMARY.md", "docs/SECURITY-TESTING.md", "docs/BENCHMARKS.md", "docs/clients.md"}
 
 
 def run_page(name, tools):
