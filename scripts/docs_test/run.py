@@ -16,7 +16,7 @@ from . import blocks, compare
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Longest time in seconds for one block.
-PATIENCE = 300
+PATIENCE = 600
 # Ports that the pages use. Each page gets free ones instead.
 PORTS = re.compile(r"(?<=:)(8080|8082|8081|8001|8000|8002|7070|9000|8443|3000)\b")
 # Languages of blocks that are read by people or by programs that are not Sightline.
