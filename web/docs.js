@@ -1,7 +1,7 @@
 // The reference: renders openapi.json, which is openapi.yaml as JSON.
 
-import { byId, h } from './dom.js';
-import { markdown } from './markdown.js';
+import { byId, h, lazy } from './dom.js';
+import { inline, markdown } from './markdown.js';
 import { exampleOf, field, fieldsOf, resolve, setDocument, typeOf } from './schema.js';
 import { shell } from './shell.js';
 import { tryIt } from './tryit.js';
@@ -12,6 +12,9 @@ function operationsOf(document) {
   return Object.entries(document.paths).flatMap(([path, item]) => METHODS.filter((method) => item[method])
     .map((method) => ({ path, method, operation: item[method], parameters: [...(item.parameters ?? []), ...(item[method].parameters ?? [])].map(resolve) })));
 }
+
+/** Returns a path that may be broken before each slash. */
+const breakable = (path) => path.split(/(?=\/)/).flatMap((part) => [h('wbr'), part]);
 
 const badge = (method) => h('span', { className: `method ${method}` }, method.toUpperCase());
 
@@ -33,14 +36,19 @@ function content(media) {
   });
 }
 
+function headerList(headers) {
+  const all = Object.entries(headers ?? {}).map(([name, value]) => [name, resolve(value)]);
+  if (all.length === 0) return null;
+  const rows = all.map(([name, { schema, description }]) => field(name, schema, { description }));
+  return h('details', {}, h('summary', { className: 'small muted' }, 'headers'), h('div', { className: 'fields' }, rows));
+}
+
 function responseList(responses) {
   const rows = Object.entries(responses).map(([status, reference]) => {
     const response = resolve(reference);
-    const headers = Object.entries(response.headers ?? {}).map(([name, value]) => field(name, resolve(value).schema, { description: resolve(value).description }));
-    return h('details', { className: 'response' },
-      h('summary', {}, h('span', { className: status < '400' ? 'status' : 'status failed' }, status), (response.description ?? '').split('\n')[0]),
-      markdown((response.description ?? '').split('\n').slice(1).join('\n'), 5), content(response.content),
-      headers.length > 0 && h('details', {}, h('summary', { className: 'small muted' }, 'headers'), h('div', { className: 'fields' }, headers)));
+    const [first, ...rest] = (response.description ?? '').trim().split('\n');
+    const summary = h('summary', {}, h('span', { className: status < '400' ? 'status' : 'status failed' }, status), inline(first));
+    return lazy({ className: 'response' }, summary, () => [rest.length > 0 && markdown(rest.join('\n'), 5), content(response.content), headerList(response.headers)].flat());
   });
   return [h('h4', {}, 'Responses'), ...rows];
 }
@@ -54,13 +62,13 @@ function section({ path, method, operation, parameters }) {
     parameterList(parameters),
     body && [h('h4', {}, 'Body'), body.description && markdown(body.description, 5), content(body.content)].filter(Boolean),
     responseList(operation.responses),
-    tryIt(path, method, operation, parameters));
+    lazy({ className: 'try' }, h('summary', {}, 'Try it'), () => tryIt(path, method, operation, parameters)));
 }
 
 function links(groups) {
   byId('links').replaceChildren(...groups.flatMap(({ tag, operations }) => [
     h('h2', {}, tag.name),
-    h('ul', {}, operations.map(({ path, method, operation }) => h('li', {}, h('a', { href: `#${operation.operationId}` }, badge(method), h('span', {}, path))))),
+    h('ul', {}, operations.map(({ path, method, operation }) => h('li', {}, h('a', { href: `#${operation.operationId}` }, badge(method), h('span', {}, breakable(path)))))),
   ]));
   byId('filter').addEventListener('input', ({ target }) => {
     const words = target.value.toLowerCase().split(/\s+/).filter(Boolean);

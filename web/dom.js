@@ -18,6 +18,13 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
+/** Creates `details` whose content is built when it is opened for the first time. */
+export function lazy(props, summary, build) {
+  const details = h('details', props, summary);
+  details.addEventListener('toggle', () => details.append(...[build()].flat().filter(Boolean)), { once: true });
+  return details;
+}
+
 const SVG = 'http://www.w3.org/2000/svg';
 
 /** Creates an SVG element with attributes. */

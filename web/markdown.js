@@ -58,7 +58,7 @@ function table([head, , ...rows]) {
 }
 
 /** Renders code spans, links and bold text. */
-function inline(text) {
+export function inline(text) {
   const parts = [];
   const pattern = /`([^`]+)`|\[([^\]]+)\]\(([^)]+)\)|\*\*([^*]+)\*\*/g;
   let at = 0;

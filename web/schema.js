@@ -1,6 +1,6 @@
 // Renders JSON schemas of the document as lists of fields.
 
-import { h } from './dom.js';
+import { h, lazy } from './dom.js';
 import { markdown } from './markdown.js';
 
 /** Depth at which nested schemas are not shown any more: some contain themselves. */
@@ -44,11 +44,18 @@ export function field(name, schema, { required = false, description = null, dept
   const value = resolve(schema);
   const text = description ?? value.description;
   const type = [typeOf(schema), ...limits(value)].join(' · ');
-  const inner = depth < MAX_DEPTH && fieldsOf(schema, depth + 1);
+  const nested = depth < MAX_DEPTH && hasFields(schema);
   return h('div', { className: 'field' },
     h('code', {}, name), h('span', { className: 'type' }, type), required && h('span', { className: 'required' }, 'required'),
     text && markdown(text, 5),
-    inner && (depth === 0 ? inner : h('details', {}, h('summary', { className: 'small muted' }, 'fields'), inner)));
+    nested && lazy({}, h('summary', { className: 'small muted' }, 'fields'), () => fieldsOf(schema, depth + 1)));
+}
+
+/** Returns whether a schema has fields of its own or in its parts. */
+function hasFields(schema) {
+  const value = resolve(schema);
+  if (value.items) return hasFields(value.items);
+  return Boolean(value.properties) || (value.oneOf ?? value.anyOf ?? value.allOf ?? []).some(hasFields);
 }
 
 /** The fields of an object, or of the objects in an array; null if the schema has none. */

@@ -7,7 +7,7 @@ import { exampleOf, resolve } from './schema.js';
 /** Longest text of a response that is shown. */
 const MAX_TEXT = 60_000;
 
-/** A form that sends the operation `method path`. */
+/** A form that sends the operation `method path`, and the place of its response. */
 export function tryIt(path, method, operation, parameters) {
   const id = operation.operationId;
   const fields = parameters.filter(({ in: place }) => place !== 'header').map((parameter) => ({ parameter, input: inputOf(id, parameter) }));
@@ -21,7 +21,7 @@ export function tryIt(path, method, operation, parameters) {
   fields.length > 0 && h('div', { className: 'inputs' }, fields.map(({ parameter, input }) => h('div', {}, h('label', { htmlFor: input.id }, parameter.name + (parameter.required ? ' (required)' : '')), input))),
   body && h('div', { className: 'inputs' }, body.elements),
   h('div', {}, h('button', { type: 'submit', className: 'primary' }, 'Send request')));
-  return h('details', { className: 'try' }, h('summary', {}, 'Try it'), form, answer);
+  return [form, answer];
 }
 
 function inputOf(id, { name, required, schema, example }) {
