@@ -60,10 +60,16 @@ pub(super) fn embed(root: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 /// Writes the file `name` and its gzip form into `folder`, and appends its entry of the table to `code`.
-fn write(code: &mut String, folder: &Path, name: &str, content: &[u8]) -> Result<(), Box<dyn Error>> {
+fn write(
+    code: &mut String,
+    folder: &Path,
+    name: &str,
+    content: &[u8],
+) -> Result<(), Box<dyn Error>> {
     let extension = name.rsplit('.').next().unwrap_or_default();
     let known = MEDIA_TYPES.iter().find(|(known, _)| *known == extension);
-    let (_, media_type) = known.ok_or_else(|| format!("{name}: the extension has no media type"))?;
+    let (_, media_type) =
+        known.ok_or_else(|| format!("{name}: the extension has no media type"))?;
     let path = folder.join(name);
     fs::write(&path, content)?;
     let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());

@@ -40,8 +40,9 @@ export const byId = (id) => document.getElementById(id);
 export const fixed = (value, digits) => Number(value).toFixed(digits);
 export const percent = (value, digits = 1) => `${fixed(value * 100, digits)} %`;
 
-/** Formats milliseconds with three significant digits at most. */
+/** Formats milliseconds with three significant digits at most, from one second on as seconds. */
 export function ms(value) {
+  if (value >= 1000) return `${fixed(value / 1000, 2)} s`;
   return `${fixed(value, value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
 }
 

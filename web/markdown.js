@@ -52,7 +52,7 @@ const code = (lines) => h('pre', { tabIndex: 0 }, h('code', {}, lines.join('\n')
 
 function table([head, , ...rows]) {
   const cells = (row) => row.replace(/^\||\|$/g, '').split('|').map((cell) => inline(cell.trim()));
-  return h('div', { className: 'scroll', tabIndex: 0, attrs: { role: 'region', 'aria-label': 'Table' } }, h('table', {},
+  return h('div', { className: 'scroll', tabIndex: 0 }, h('table', {},
     h('thead', {}, h('tr', {}, cells(head).map((cell) => h('th', { scope: 'col' }, cell)))),
     h('tbody', {}, rows.map((row) => h('tr', {}, cells(row).map((cell) => h('td', {}, cell)))))));
 }

@@ -34,8 +34,8 @@ export function accuracy(model) {
 
 const STATES = { not_loaded: 'loads with the first request', unloaded: 'unloaded by an operator', loading: 'loading' };
 
-/** Returns a list of what is known about a model. */
-export function facts(model) {
+/** Returns a list of what is known about a model, with its name if there are several. */
+export function facts(model, _, all) {
   const { provenance } = model;
   const size = [
     provenance && `${count(provenance.parameters)} parameters`,
@@ -43,6 +43,7 @@ export function facts(model) {
   ].filter(Boolean).join(', ');
   const license = provenance?.license ?? model.code_license;
   const rows = [
+    ['Model', all.length > 1 && idOf(model)],
     ['Network', model.description],
     ['Accuracy', accuracy(model)],
     ['Size', size || 'not known'],

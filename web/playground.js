@@ -65,7 +65,7 @@ function modelChanged() {
 
 /** Called when a run has ended. */
 function ended(item, run) {
-  if (item === state.current && run.state === 'done') announce(`${item.name}: ${headline(state.task, run.result, state.threshold)}`);
+  if (item === state.current && run.state === 'done') announce(`${item.name}: ${headline(run.task, run.result, state.threshold)}`);
   if (item === state.current && run.state === 'failed') announce(`${item.name}: ${run.failure.message}`);
   requestShow();
 }

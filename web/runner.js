@@ -36,14 +36,14 @@ export async function infer(task, model, blob, signal) {
 }
 
 /**
- * Returns the run of an image: `{ state: 'pending' | 'done' | 'failed', ... }`. Starts it if there is none yet. `changed`
+ * Returns the run of an image: `{ state: 'pending' | 'done' | 'failed', task, ... }`. Starts it if there is none yet. `changed`
  * is called when it has ended.
  */
 export function runOf(item, task, model, changed) {
   const key = `${task} ${model}`;
   let run = item.runs.get(key);
   if (!run) {
-    run = { state: 'pending' };
+    run = { state: 'pending', task };
     item.runs.set(key, run);
     turn(async () => infer(task, model, await item.blob()))
       .then((done) => Object.assign(run, { state: 'done' }, done))

@@ -63,8 +63,8 @@ const line = (name, color, pick) => ({ name, color, points: points.map((point) =
 function showTiles(point) {
   const time = (value) => (value === null ? ['–', ''] : ms(value * 1000).split(' '));
   const tiles = [
-    ['Images', fixed(point.images, 1), 'per second'], ['Latency, median', ...time(point.p50)], ['Latency, 99 %', ...time(point.p99)],
-    ['In flight', point.inFlight, 'requests'], ['Waiting', point.queued, 'images'], ['Rejected', fixed(point.rejected, 1), 'per second'],
+    ['Images', fixed(point.images, 1), '/ s'], ['Latency, median', ...time(point.p50)], ['Latency, 99 %', ...time(point.p99)],
+    ['In flight', point.inFlight, 'requests'], ['Waiting', point.queued, 'images'], ['Rejected', fixed(point.rejected, 1), '/ s'],
     ['CPU', fixed(point.cpu, 2), 'cores'], ['Memory', ...bytes(point.rss).split(' ')],
   ];
   byId('tiles').replaceChildren(...tiles.map(([name, value, unit]) => h('div', { className: 'tile' }, h('span', { className: 'label' }, name), h('b', {}, String(value)), h('span', { className: 'unit' }, unit))));

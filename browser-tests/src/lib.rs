@@ -19,7 +19,9 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Returns the repository's path `path`.
 pub fn repository(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(path)
 }
 
 /// Evaluates `condition` until it returns a value. Panics after [`PATIENCE`]; `what` describes the condition.

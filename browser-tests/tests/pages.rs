@@ -17,7 +17,10 @@ fn the_reference_sends_requests(driver: &Driver, server: &Server) {
     page.run("document.querySelector('#classify form').requestSubmit()");
     page.wait("document.querySelector('#classify .answer .status')");
     let answer = page.text("#classify .answer");
-    assert!(answer.starts_with("200") && answer.contains("Egyptian cat"), "{answer}");
+    assert!(
+        answer.starts_with("200") && answer.contains("Egyptian cat"),
+        "{answer}"
+    );
     page.set("#classify-top_k", "0");
     page.run("document.querySelector('#classify form').requestSubmit()");
     page.wait("document.querySelector('#classify .answer .failed')");
@@ -75,7 +78,11 @@ fn screenshots(driver: &Driver, server: &Server) {
     }
     let folder = repository("docs/images");
     std::fs::create_dir_all(&folder).unwrap();
-    for (look, name) in [(Look::LIGHT, "light"), (Look::DARK, "dark"), (Look::PHONE, "phone")] {
+    for (look, name) in [
+        (Look::LIGHT, "light"),
+        (Look::DARK, "dark"),
+        (Look::PHONE, "phone"),
+    ] {
         let page = Page::open(driver, &server.origin, "/", look);
         page.results();
         page.run("document.querySelectorAll('#gallery .pick')[1].click(); document.querySelector('input[value=detect]').click()");

@@ -16,7 +16,9 @@ fn open<'a>(driver: &'a Driver, server: &Server, look: Look) -> Page<'a> {
 }
 
 fn choose_task(page: &Page<'_>, task: &str) -> String {
-    page.run(&format!("document.querySelector('input[name=task][value={task}]').click()"));
+    page.run(&format!(
+        "document.querySelector('input[name=task][value={task}]').click()"
+    ));
     page.results()
 }
 
@@ -26,7 +28,11 @@ fn every_task_shows_its_result(driver: &Driver, server: &Server) {
     page.set("#labels", "12");
     page.settle();
     assert_eq!(page.count("#results li"), 12);
-    assert!(page.text("#facts").contains("75.1 % top-1 (published)"), "{}", page.text("#facts"));
+    assert!(
+        page.text("#facts").contains("75.1 % top-1 (published)"),
+        "{}",
+        page.text("#facts")
+    );
     assert_eq!(page.requests_to("/v1/classify"), 1);
     assert!(page.text("#times").contains("inference"));
 
@@ -42,7 +48,11 @@ fn every_task_shows_its_result(driver: &Driver, server: &Server) {
     page.click("#results input[type=checkbox]");
     page.settle();
     assert!(page.count(".box") < many, "a class can be hidden");
-    assert_eq!(page.requests_to("/v1/detect"), 1, "filters need no new request");
+    assert_eq!(
+        page.requests_to("/v1/detect"),
+        1,
+        "filters need no new request"
+    );
 
     choose_task(&page, "segment");
     let painted = "const canvas = document.querySelector('.frame canvas'); const { data } = canvas.getContext('2d')
@@ -76,7 +86,10 @@ fn a_damaged_file_is_explained(driver: &Driver, server: &Server) {
     let whole = repository("web/samples/rocket.jpg");
     page.choose_files("#files", &[&whole, &damaged]);
     let text = page.results();
-    assert!(text.contains("damaged_image") && text.contains("Export or download the file again"), "{text}");
+    assert!(
+        text.contains("damaged_image") && text.contains("Export or download the file again"),
+        "{text}"
+    );
     assert_eq!(page.count("#gallery li"), 6);
     page.wait("!document.querySelector('#gallery').innerText.includes('running')");
     assert!(page.text("#gallery").contains("missile") || page.text("#gallery").contains("%"));
@@ -91,7 +104,10 @@ fn the_keyboard_is_enough(driver: &Driver, server: &Server) {
     let focused = |condition: &str| {
         for _ in 0..60 {
             page.press(TAB, 1);
-            if page.run(&format!("return document.activeElement.matches({condition:?})")) == true {
+            if page.run(&format!(
+                "return document.activeElement.matches({condition:?})"
+            )) == true
+            {
                 return;
             }
         }
@@ -102,7 +118,9 @@ fn the_keyboard_is_enough(driver: &Driver, server: &Server) {
     page.press(ENTER, 1);
     focused("#gallery li:nth-child(2) .pick");
     page.press(ENTER, 1);
-    page.wait("document.querySelector('#gallery li:nth-child(2) .caption').innerText.includes('%')");
+    page.wait(
+        "document.querySelector('#gallery li:nth-child(2) .caption').innerText.includes('%')",
+    );
     focused("input[name=task]");
     page.press(RIGHT, 1);
     page.wait("document.querySelector('input[value=detect]').checked");
@@ -112,7 +130,11 @@ fn the_keyboard_is_enough(driver: &Driver, server: &Server) {
     page.press(RIGHT, 3);
     page.settle();
     assert_ne!(page.text("#controls output"), before);
-    assert_eq!(page.run("return document.activeElement.id"), "threshold", "the focus stays");
+    assert_eq!(
+        page.run("return document.activeElement.id"),
+        "threshold",
+        "the focus stays"
+    );
     focused("[role=tab][aria-selected=true]");
     page.press(RIGHT, 1);
     assert!(page.text("#snippet").contains("import requests"));
@@ -123,12 +145,20 @@ fn a_phone_shows_everything(driver: &Driver, server: &Server) {
     let page = open(driver, server, Look::PHONE);
     for task in ["classify", "detect", "segment", "embed"] {
         choose_task(&page, task);
-        assert_eq!(page.run("return document.documentElement.scrollWidth"), 390, "{task}");
+        assert_eq!(
+            page.run("return document.documentElement.scrollWidth"),
+            390,
+            "{task}"
+        );
     }
     for path in ["/docs", "/status"] {
         page.go(path);
         page.wait("document.querySelector('.operation, .tile')");
-        assert_eq!(page.run("return document.documentElement.scrollWidth"), 390, "{path}");
+        assert_eq!(
+            page.run("return document.documentElement.scrollWidth"),
+            390,
+            "{path}"
+        );
     }
     page.finish(&[]);
 }
@@ -161,7 +191,10 @@ fn a_key_is_asked_for(driver: &Driver) {
     page.run("document.querySelector('#key').value = 'open sesame'");
     page.click("dialog button.primary");
     page.wait("document.querySelector('#results').innerText.includes('Egyptian cat')");
-    assert!(page.text("#snippet").contains("$SIGHTLINE_KEY") && !page.text("#snippet").contains("sesame"));
+    assert!(
+        page.text("#snippet").contains("$SIGHTLINE_KEY")
+            && !page.text("#snippet").contains("sesame")
+    );
     page.go("/status");
     page.wait("document.querySelectorAll('.tile').length > 0");
     page.finish(&["401"]);

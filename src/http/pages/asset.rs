@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 /// What a page may load: its own files and nothing else. `blob:` is for images that the user chooses.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const PERMISSIONS: HeaderName = HeaderName::from_static("permissions-policy");
 const OPENER: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
@@ -51,7 +51,11 @@ impl Asset {
 
     #[cfg(test)]
     pub(super) fn route(&self) -> String {
-        let folder = if self.is_photograph() { "samples" } else { "assets" };
+        let folder = if self.is_photograph() {
+            "samples"
+        } else {
+            "assets"
+        };
         format!("/{folder}/{}", self.name)
     }
 

@@ -43,26 +43,47 @@ async fn fetch(path: &str, headers: &[(HeaderName, &str)]) -> Response {
 }
 
 async fn body(response: Response) -> Vec<u8> {
-    to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()
+    to_bytes(response.into_body(), usize::MAX)
+        .await
+        .unwrap()
+        .to_vec()
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> &str {
-    headers.get(name).map_or("", |value| value.to_str().unwrap())
+    headers
+        .get(name)
+        .map_or("", |value| value.to_str().unwrap())
 }
 
 #[tokio::test]
 async fn browsers_get_the_playground_and_other_clients_the_text() {
-    for accept in [None, Some("*/*"), Some("application/json"), Some("text/plain"), Some("text/*")] {
+    for accept in [
+        None,
+        Some("*/*"),
+        Some("application/json"),
+        Some("text/plain"),
+        Some("text/*"),
+    ] {
         let headers: Vec<_> = accept.map(|accept| (ACCEPT, accept)).into_iter().collect();
         let response = fetch("/", &headers).await;
         assert_eq!(response.status(), 200);
-        assert_eq!(header(response.headers(), CONTENT_TYPE), "text/plain; charset=utf-8", "{accept:?}");
+        assert_eq!(
+            header(response.headers(), CONTENT_TYPE),
+            "text/plain; charset=utf-8",
+            "{accept:?}"
+        );
         assert_eq!(header(response.headers(), VARY), "accept");
         let text = String::from_utf8(body(response).await).unwrap();
-        assert!(text.starts_with("Sightline ") && text.contains("/v1/classify"), "{text}");
+        assert!(
+            text.starts_with("Sightline ") && text.contains("/v1/classify"),
+            "{text}"
+        );
     }
     let response = fetch("/", &[(ACCEPT, BROWSER)]).await;
-    assert_eq!(header(response.headers(), CONTENT_TYPE), "text/html; charset=utf-8");
+    assert_eq!(
+        header(response.headers(), CONTENT_TYPE),
+        "text/html; charset=utf-8"
+    );
     let vary: Vec<_> = response.headers().get_all(VARY).iter().collect();
     assert_eq!(vary, ["accept-encoding", "accept"]);
 }
@@ -73,16 +94,37 @@ async fn pages_load_nothing_from_elsewhere() {
         let response = fetch(path, &[(ACCEPT, BROWSER)]).await;
         let headers = response.headers().clone();
         let policy = header(&headers, CONTENT_SECURITY_POLICY);
-        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
-        assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"),
+            "{policy}"
+        );
+        assert!(
+            !policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
         let page = String::from_utf8(body(response).await).unwrap();
         // The policy forbids inline scripts, styles and handlers, so the page must not rely on them.
-        for forbidden in ["<style", "style=", " onclick", " onload", "javascript:", "http:", "https:", "<script>"] {
+        for forbidden in [
+            "<style",
+            "style=",
+            " onclick",
+            " onload",
+            "javascript:",
+            "http:",
+            "https:",
+            "<script>",
+        ] {
             assert!(!page.contains(forbidden), "{path}: {forbidden}");
         }
-        let references = page.split(['"', '\'']).filter(|text| text.starts_with("/assets/"));
+        let references = page
+            .split(['"', '\''])
+            .filter(|text| text.starts_with("/assets/"));
         for reference in references {
-            assert_eq!(fetch(reference, &[]).await.status(), 200, "{path}: {reference}");
+            assert_eq!(
+                fetch(reference, &[]).await.status(),
+                200,
+                "{path}: {reference}"
+            );
         }
     }
 }
@@ -100,18 +142,28 @@ async fn files_are_cached_by_their_entity_tag_in_both_encodings() {
         if header(compressed.headers(), CONTENT_ENCODING) == "gzip" {
             assert_ne!(tag, other, "{path}");
             let mut decoded = Vec::new();
-            GzDecoder::new(&body(compressed).await[..]).read_to_end(&mut decoded).unwrap();
+            GzDecoder::new(&body(compressed).await[..])
+                .read_to_end(&mut decoded)
+                .unwrap();
             assert!(decoded == plain, "{path}");
         } else {
             assert_eq!(tag, other, "{path}");
         }
-        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), "*".to_owned()] {
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"x\", {tag}"),
+            "*".to_owned(),
+        ] {
             let response = fetch(&path, &[(IF_NONE_MATCH, known.as_str())]).await;
             assert_eq!(response.status(), 304, "{path}: {known}");
             assert_eq!(header(response.headers(), ETAG), tag);
             assert_eq!(body(response).await, b"");
         }
-        assert_eq!(fetch(&path, &[(IF_NONE_MATCH, "\"x\"")]).await.status(), 200);
+        assert_eq!(
+            fetch(&path, &[(IF_NONE_MATCH, "\"x\"")]).await.status(),
+            200
+        );
     }
 }
 
@@ -166,11 +218,24 @@ async fn pages_need_no_key_but_what_they_show_does() {
     let mut app = App::new(Limits::default(), 1);
     app.keys = Some(Arc::new(KeyFile::load(&path).unwrap()));
     let app = Arc::new(app);
-    for path in ["/", "/docs", "/status", "/assets/openapi.json", "/samples/cat.jpg"] {
+    for path in [
+        "/",
+        "/docs",
+        "/status",
+        "/assets/openapi.json",
+        "/samples/cat.jpg",
+    ] {
         let response = send(Arc::clone(&app), request(path, &[(ACCEPT, BROWSER)])).await;
         assert_eq!(response.status(), 200, "{path}");
     }
-    for path in ["/v1/models", "/metrics", "/openapi.yaml", "/docs/", "//docs", "/assets/a/b"] {
+    for path in [
+        "/v1/models",
+        "/metrics",
+        "/openapi.yaml",
+        "/docs/",
+        "//docs",
+        "/assets/a/b",
+    ] {
         expect_problem(send(Arc::clone(&app), get(path)).await, 401, "unauthorized").await;
     }
 }
@@ -191,7 +256,12 @@ async fn the_admin_listener_has_the_status_page_with_control() {
 #[tokio::test]
 async fn only_the_own_page_at_a_fixed_address_can_control_models() {
     let own = ["127.0.0.1:8082", "localhost:8082", "[::1]:8082", "10.0.0.7"];
-    let rebound = ["evil.example", "evil.example:8082", "127.0.0.1.evil.example", "localhost.evil.example"];
+    let rebound = [
+        "evil.example",
+        "evil.example:8082",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+    ];
     let control = |host: &str, origin: &str| {
         let request = request("/v1/models/none/load", &[(HOST, host), (ORIGIN, origin)]);
         let (mut parts, body) = request.into_parts();
@@ -201,7 +271,12 @@ async fn only_the_own_page_at_a_fixed_address_can_control_models() {
     for host in own {
         let response = control(host, &format!("http://{host}")).await.unwrap();
         assert_ne!(response.status(), 403, "{host}");
-        for foreign in ["null", "http://evil.example", &format!("https://{host}"), &format!("http://{host}:1")] {
+        for foreign in [
+            "null",
+            "http://evil.example",
+            &format!("https://{host}"),
+            &format!("http://{host}:1"),
+        ] {
             let response = control(host, foreign).await.unwrap();
             expect_problem(response, 403, "cross_origin").await;
         }
