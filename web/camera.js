@@ -50,7 +50,7 @@ export async function live(video, infer, show, signal) {
     if (signal.aborted) return;
     const now = performance.now();
     ends.push(now);
-    while (ends[0] < now - 2000) ends.shift();
+    while (ends.length > 2 && ends[0] < now - 2000) ends.shift();
     show(run, ends.length > 1 ? ((ends.length - 1) * 1000) / (now - ends[0]) : 0);
     // Lets the browser draw, and waits while the tab is hidden.
     await new Promise((resolve) => requestAnimationFrame(resolve));

@@ -199,7 +199,7 @@ async function toggleLive() {
   byId('live').textContent = 'Stop';
   const shown = (run, rate) => {
     state.liveRun = { state: 'done', ...run };
-    byId('hint').textContent = `${rate.toFixed(1)} frames per second, ${ms(run.roundTrip)} each`;
+    byId('hint').textContent = rate > 0 ? `${rate.toFixed(1)} frames per second, ${ms(run.roundTrip)} each` : 'measuring the frame rate …';
     requestShow();
   };
   try {
