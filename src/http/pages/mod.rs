@@ -8,6 +8,7 @@ mod asset;
 #[cfg(test)]
 mod tests;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, Request};
 use axum::http::header::VARY;
 use axum::http::{HeaderMap, HeaderValue};
@@ -79,18 +80,26 @@ async fn page(name: &'static str, headers: HeaderMap) -> Response {
 }
 
 /// `GET /assets/{file}`: a style sheet, script or icon of the pages, or the reference as JSON.
-async fn asset(Path(file): Path<String>, uri: OriginalUri, headers: HeaderMap) -> Response {
+async fn asset(file: File, uri: OriginalUri, headers: HeaderMap) -> Response {
     let served = |asset: &&Asset| !asset.is_page() && !asset.is_photograph();
-    match Asset::named(&file).filter(served) {
+    match named(&file).filter(served) {
         Some(asset) => asset.respond(&headers),
         None => no_route(uri).await.into_response(),
     }
 }
 
 /// `GET /samples/{file}`: a sample photograph of the playground.
-async fn sample(Path(file): Path<String>, uri: OriginalUri, headers: HeaderMap) -> Response {
-    match Asset::named(&file).filter(|asset| asset.is_photograph()) {
+async fn sample(file: File, uri: OriginalUri, headers: HeaderMap) -> Response {
+    match named(&file).filter(|asset| asset.is_photograph()) {
         Some(photograph) => photograph.respond(&headers),
         None => no_route(uri).await.into_response(),
     }
+}
+
+/// The name of a file in a path, or an error if it is not percent-encoded UTF-8.
+type File = Result<Path<String>, PathRejection>;
+
+/// Returns the embedded file of this name. `None` if there is none.
+fn named(file: &File) -> Option<&'static Asset> {
+    file.as_ref().ok().and_then(|Path(name)| Asset::named(name))
 }

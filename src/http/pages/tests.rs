@@ -196,6 +196,7 @@ async fn unknown_files_and_pages_by_their_file_names_are_not_found() {
         "/assets/cat.jpg",
         "/samples/style.css",
         "/samples/..%2f..%2fetc%2fpasswd",
+        "/assets/%ff",
         "/assets/",
     ] {
         expect_problem(fetch(path, &[]).await, 404, "no_route").await;
