@@ -20,8 +20,9 @@ LOAD_ARGS ?=
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build install uninstall test fmt lint example-config doc book docs-test image image-test bench load-test soak-test load-binary fuzz fuzz-api \
-	mutation-test writers-test first-contact onnxruntime clean
+.PHONY: help serve build install uninstall test fmt lint example-config doc book docs-test image image-test bench \
+	load-test soak-test load-binary fuzz fuzz-api mutation-test writers-test first-contact onnxruntime clean \
+	browser-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,10 +52,12 @@ test: onnxruntime ## run every test
 fmt: ## format the code
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
+	cargo fmt --manifest-path browser-tests/Cargo.toml
 
 lint: ## check the format, then run clippy with warnings as errors
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path browser-tests/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 example-config: ## write docker/sightline.example.toml from the settings in the code
@@ -83,6 +86,9 @@ bench: onnxruntime ## run the benchmarks
 
 fuzz: ## run the fuzz targets under AddressSanitizer (FUZZ_SECONDS=60 for each)
 	@scripts/fuzz.sh
+
+browser-test: onnxruntime build ## drive the web pages in Chromium (needs chromium and chromium-driver)
+	@scripts/browser-test.sh
 
 first-contact: onnxruntime build ## try the first steps of a new user, and the mistakes that people make
 	@tests/first_contact.sh

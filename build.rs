@@ -3,6 +3,8 @@
 //! folder of each model, and `models/labels/*.txt`. A model of a known architecture can therefore
 //! be added without code.
 //!
+//! Embeds the web pages, too (`build/web.rs`).
+//!
 //! Also hashes the source files that decide about optimized graphs, so that a binary does not use the
 //! start-up cache of a binary with other code.
 
@@ -11,6 +13,10 @@
     reason = "cargo reads instructions from a build script's stdout"
 )]
 
+#[path = "build/web.rs"]
+mod web;
+
+use std::error::Error;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -27,7 +33,7 @@ const GRAPH_CODE: [&str; 7] = [
     "src/store",
 ];
 
-fn main() -> io::Result<()> {
+fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let models = root.join("models");
@@ -75,6 +81,7 @@ fn main() -> io::Result<()> {
         |path| format!("{}/{}", folder_name(path), file_name(path)),
     );
     fs::write(out.join("catalogue.rs"), code)?;
+    web::embed(&root, &out)?;
     let mut hash = DefaultHasher::new();
     for path in GRAPH_CODE {
         println!("cargo::rerun-if-changed={}", root.join(path).display());

@@ -381,8 +381,8 @@ pub enum ServeError {
     },
     /// A web page sent a request that changes the served models.
     #[error(
-        "a web page must not load or unload models: the request has the header `{header}` of a browser; send it \
-         without, for example with curl"
+        "a foreign web page must not load or unload models: the request has the header `{header}` of a browser; send it \
+         without, for example with curl, or use `/status` of the admin listener at an IP address or localhost"
     )]
     CrossOrigin {
         /// The header by which the browser tells that a page sent the request.

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use tracing::Span;
 
 use super::extract::refuse;
+use super::pages;
 use super::problem::Problem;
 use crate::admission::{Watch, pace};
 use crate::app::App;
@@ -27,9 +28,9 @@ pub(super) const KEY_FIELD: &str = "key";
 /// A listener, which decides what its clients may request without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listener {
-    /// The listener for clients. Only probes need no key.
+    /// The listener for clients. Only probes and web pages need no key.
     Public,
-    /// The listener for operators. Probes and scrapes need no key, everything that changes the server does.
+    /// The listener for operators. Probes, scrapes and web pages need no key, everything that changes the server does.
     Admin,
     /// The listener for gRPC. Only probes need no key.
     Grpc,
@@ -49,7 +50,7 @@ impl Listener {
             "/health/live" | "/health/ready" | "/v2/health/live" | "/v2/health/ready" => true,
             "/metrics" => self == Self::Admin,
             path if self == Self::Grpc => GRPC_PROBES.contains(&path),
-            _ => false,
+            path => pages::OPEN.contains(&path),
         }
     }
 }
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_probes_and_scrapes_of_operators_need_no_key() {
+    fn only_probes_pages_and_scrapes_of_operators_need_no_key() {
         let listeners = [Listener::Public, Listener::Admin, Listener::Grpc];
         let exempt = |path| listeners.map(|from| from.exempts(path));
         assert_eq!(exempt("/health/live"), [true, true, true]);
@@ -175,8 +176,10 @@ mod tests {
         for path in GRPC_PROBES {
             assert_eq!(exempt(path), [false, false, true], "{path}");
         }
+        for path in pages::OPEN {
+            assert_eq!(exempt(path), [true, true, false], "{path}");
+        }
         for path in [
-            "/",
             "/openapi.yaml",
             "/v1/models",
             "/v1/models/{model}/load",

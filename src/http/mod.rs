@@ -31,6 +31,7 @@ pub(crate) mod middleware;
 mod models;
 mod observed;
 mod opening;
+mod pages;
 pub(crate) mod problem;
 mod query;
 mod replaceable;
@@ -74,7 +75,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{OriginalUri, Request};
-use axum::http::Method;
+use axum::http::{Extensions, HeaderMap, Method, Uri};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
 use axum::response::IntoResponse;
@@ -109,6 +110,7 @@ pub fn admin_router(app: Arc<App>) -> Router {
     let listed = ("/v1/models", get(models::list));
     let shown = ("/v1/models/{model}", get(models::show));
     let mut routes = vec![live, ready, metrics, listed, shown, load, unload];
+    routes.extend(pages::admin_routes());
     routes.extend(v2::admin_routes());
     with_middleware(routes, app, Listener::Admin)
 }
@@ -157,7 +159,6 @@ fn routes() -> Vec<Route> {
     // A client that asks the wrong listener is told so.
     let [load, unload] = CONTROL.map(|path| (path, post(control::elsewhere)));
     let mut routes = vec![
-        ("/", get(index)),
         (
             route_of(Task::Classification),
             post(task::handle::<classify::Classify>),
@@ -180,6 +181,7 @@ fn routes() -> Vec<Route> {
         metrics,
         ("/openapi.yaml", get(openapi)),
     ];
+    routes.extend(pages::routes());
     routes.extend(v2::routes());
     routes
 }
@@ -193,32 +195,25 @@ pub fn route_of(task: Task) -> &'static str {
     }
 }
 
-async fn index(request: Request) -> impl IntoResponse {
-    let version = env!("CARGO_PKG_VERSION");
-    let origin = origin(&request);
-    format!(
-        "Sightline {version} serves vision networks.\n\n\
-         Classify an image:\n  curl -F image=@photo.jpg {origin}/v1/classify\n\n\
-         Draw the boxes of a detector or the mask of a segmentation model:\n  \
-         curl -F image=@photo.jpg '{origin}/v1/detect?annotate=true' > drawn.png\n  \
-         curl -F image=@photo.jpg '{origin}/v1/segment?annotate=true' > drawn.png\n\n\
-         See {origin}/v1/models, /openapi.yaml, /metrics, /health/ready.\n"
-    )
-}
-
 /// Returns the URL of the server, as the client of `request` reaches it.
 fn origin(request: &Request) -> String {
-    let scheme = request.extensions().get::<Scheme>();
-    let scheme = scheme.map_or("http", |scheme| scheme.as_str());
-    format!("{scheme}://{}", host(request).unwrap_or("HOST:PORT"))
+    let host = host(request.headers(), request.uri());
+    origin_of(request.extensions(), host.unwrap_or("HOST:PORT"))
 }
 
-/// Returns the host and port of the server, as the client of `request` states them.
-fn host(request: &Request) -> Option<&str> {
-    let host = request.headers().get(HOST);
+/// Returns the URL of the server at `host`, for the connection of a request with `extensions`.
+fn origin_of(extensions: &Extensions, host: &str) -> String {
+    let scheme = extensions.get::<Scheme>();
+    let scheme = scheme.map_or("http", |scheme| scheme.as_str());
+    format!("{scheme}://{host}")
+}
+
+/// Returns the host and port of the server, as the client of a request states them.
+fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+    let host = headers.get(HOST);
     let host = host.and_then(|host| host.to_str().ok());
     // HTTP/2 has the host in the URI.
-    host.or_else(|| request.uri().authority().map(Authority::as_str))
+    host.or_else(|| uri.authority().map(Authority::as_str))
 }
 
 async fn openapi() -> impl IntoResponse {

@@ -1,5 +1,6 @@
 //! `GET /v1/models`: the served models, loaded or not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -13,7 +14,9 @@ use super::cut;
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
-use crate::manifest::{Activation, Certificate, Precision, Preprocess, Provenance, Task};
+use crate::manifest::{
+    Activation, Certificate, ModelManifest, Precision, Preprocess, Provenance, Task,
+};
 use crate::registry::{Entry, LoadState, Snapshot};
 use crate::store::ModelSource;
 
@@ -64,11 +67,16 @@ struct Source<'a> {
     license: Option<&'a str>,
     training_data: Option<&'a str>,
     parameters: u64,
+    /// Accuracy in percent that the publisher of the checkpoint states, by the name of the metric.
+    published_accuracy: Option<&'a BTreeMap<String, f64>>,
 }
 
-impl<'a> From<&'a Provenance> for Source<'a> {
-    fn from(from: &'a Provenance) -> Self {
+impl<'a> Source<'a> {
+    /// Describes `from`, the provenance in `manifest`.
+    fn new(manifest: &'a ModelManifest, from: &'a Provenance) -> Self {
+        let published = manifest.published(&from.checkpoint_sha256);
         Self {
+            published_accuracy: published.map(|file| &file.metrics),
             checkpoint: &from.checkpoint,
             checkpoint_sha256: &from.checkpoint_sha256,
             license: from.license.as_deref(),
@@ -184,7 +192,10 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             intra_op_threads: plan.intra_op_threads,
         },
         code_license: manifest.code_license.as_deref(),
-        provenance: manifest.provenance.as_ref().map(Source::from),
+        provenance: {
+            let provenance = manifest.provenance.as_ref();
+            provenance.map(|provenance| Source::new(manifest, provenance))
+        },
         certificate: manifest.certificate(variant),
         labels: None,
     }
