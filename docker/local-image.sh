@@ -22,10 +22,10 @@ printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
     while IFS= read -r library; do
         install -D -m 755 "$library" "$root$library"
     done
-install -D -m 755 "$PROGRAM" "$root/usr/local/bin/$(basename "$PROGRAM")"
+install -D -m 755 "$PROGRAM" "$root/bin/$(basename "$PROGRAM")"
 for file in "$@"; do
     mkdir -p "$root$(dirname "$file")"
     cp -aL "$file" "$root$file"
 done
 tar -C "$root" --numeric-owner --owner=0 --group=0 -c . |
-    docker import --change 'ENV PATH=/usr/local/bin' --change "LABEL sightline.test=1" - "$IMAGE" >/dev/null
+    docker import --change 'ENV PATH=/bin' --change "LABEL sightline.test=1" - "$IMAGE" >/dev/null

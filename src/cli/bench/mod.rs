@@ -40,7 +40,7 @@ use sightline::threads::usable_cores;
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
-pub(super) use costs::{Measured, measure as measure_costs};
+pub(super) use costs::measure as measure_costs;
 use load::{Client, Target, median};
 use served::Server;
 use table::{Line, Round};
