@@ -22,7 +22,7 @@ RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec targe
 .DEFAULT_GOAL := help
 .PHONY: help serve build install uninstall test fmt lint example-config doc book docs-test image image-test bench \
 	load-test soak-test load-binary fuzz fuzz-api mutation-test writers-test first-contact onnxruntime clean \
-	browser-test
+	browser-test stack-test swarm-test proxies-test manifests-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,18 @@ image: ## build the container image sightline:latest
 
 image-test: ## build the container image and test it (skipped if Docker does not respond)
 	@docker/image-test.sh
+
+stack-test: build ## start the compose stack, and check its dashboard and alerts (skipped if Docker does not respond)
+	@docker/stack-test.sh
+
+swarm-test: build ## lose replicas of a Docker Swarm under load (skipped if Docker does not respond)
+	@docker/swarm-test.sh
+
+proxies-test: onnxruntime build ## run HAProxy and nginx in front of two servers, one of which is full
+	@docker/proxies-test.sh
+
+manifests-test: ## validate the manifests for Kubernetes and the configurations of the proxies
+	@scripts/manifests-test.sh
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked

@@ -32,9 +32,12 @@ choose_base() {
     base=sightline-base:bookworm
 }
 
-# Values of the image's labels: the version of the workspace, and the commit if this is a git checkout.
+# Values of the image's labels: the version of the workspace, and the commit and its time if this is a git checkout.
 version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | sed -n 1p; }
 revision() { git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown; }
+# The time of the commit, so that equal sources give equal labels.
+created() { TZ=UTC git -C "$ROOT" log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ; }
+source_url() { sed -n 's/^repository = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | sed -n 1p; }
 
 docker info >/dev/null 2>&1 || fail "Docker does not respond"
 "$ROOT/scripts/fetch-onnxruntime.sh"
@@ -45,7 +48,8 @@ choose_base
 "$ROOT/docker/stage.sh" "$CONTEXT"
 docker build --quiet -f "$ROOT/docker/Dockerfile" --target runtime-prebuilt -t "$IMAGE" \
     --build-arg BASE_IMAGE="$base" --build-arg VERSION="$(version)" \
-    --build-arg REVISION="$(revision)" "$CONTEXT" >/dev/null
+    --build-arg REVISION="$(revision)" --build-arg CREATED="$(created)" --build-arg SOURCE="$(source_url)" \
+    "$CONTEXT" >/dev/null
 
 # A binary compiled on a newer system than the base image can need a newer C library than the image has.
 docker run --rm --network none "$IMAGE" --version >/dev/null ||

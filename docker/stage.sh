@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Copies the files of the runtime image into OUT, with the paths that they have in the image: the binary,
-# ONNX Runtime in the binary's folder (where the binary finds it), the license texts, and the start-up cache of the
-# built-in model for the CPU of this machine.
+# ONNX Runtime in the binary's folder (where the binary finds it), the license texts, the bill of
+# materials, and the start-up cache of the built-in model for the CPU of this machine.
 #
 #   docker/stage.sh OUT      reads target/release/sightline and .cache/onnxruntime/
 set -euo pipefail
@@ -21,6 +21,10 @@ for text in LICENSE ThirdPartyNotices.txt; do
         install -D -m 644 "$LIBRARY/$text" "$DOC/onnxruntime/$text"
     fi
 done
+
+# The bill of materials of the binary and of the files beside it.
+mkdir -p "$OUT/usr/share/sightline"
+"$ROOT/scripts/sbom.py" --library "$LIBRARY/libonnxruntime.so" >"$OUT/usr/share/sightline/sbom.cdx.json"
 
 # The first prediction writes the optimized network. Other users must be able to read it.
 readonly CACHE="$OUT/usr/share/sightline/cache"

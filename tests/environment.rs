@@ -18,9 +18,9 @@ fn healthcheck_follows_the_settings_of_serve() {
         (
             &[("SIGHTLINE_CONFIG", path)],
             &[],
-            "http://[::1]:1 (from `listen` in",
+            "http://127.0.0.1:1 (from `listen` in",
         ),
-        (&[], &["--config", path], "http://[::1]:1 (from `listen` in"),
+        (&[], &["--config", path], "http://127.0.0.1:1 (from `listen` in"),
         (
             &[
                 ("SIGHTLINE_CONFIG", path),

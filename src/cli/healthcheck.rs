@@ -219,7 +219,7 @@ mod tests {
             ),
             (
                 &["--listen", "0.0.0.0:81", "--admin-listen", "[::]:82"],
-                "http://[::1]:82",
+                "http://127.0.0.1:82",
                 "`--admin-listen`",
             ),
             (
@@ -249,7 +249,7 @@ mod tests {
             ),
             (
                 &["--config", &both],
-                "http://[::1]:91",
+                "http://127.0.0.1:91",
                 "`admin_listen` in FILE",
             ),
             (
@@ -266,7 +266,7 @@ mod tests {
             // of the file still has precedence.
             (
                 &["--config", &both, "--listen", "127.0.0.2:7"],
-                "http://[::1]:91",
+                "http://127.0.0.1:91",
                 "`admin_listen` in FILE",
             ),
         ];
@@ -287,7 +287,7 @@ mod tests {
     fn a_public_listener_with_a_certificate_is_asked_by_https() {
         let cert = ["--tls-cert", "/tls.crt"];
         for (args, url) in [
-            (["--listen", "[::]:81"], "https://[::1]:81"),
+            (["--listen", "[::]:81"], "https://127.0.0.1:81"),
             (["--listen", "unix:/run/s"], "unix:/run/s"),
             (["--admin-listen", "9001"], "http://127.0.0.1:9001"),
             (["--url", "http://x:9"], "http://x:9"),

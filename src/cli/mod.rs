@@ -21,6 +21,7 @@ mod model_report;
 mod models;
 mod notify;
 mod output;
+mod plan;
 mod predict;
 mod print_config;
 mod probe;
@@ -140,6 +141,8 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     /// Measure latency and throughput
     Bench(bench::BenchArgs),
+    /// Compute how many replicas serve a rate of requests within a latency goal
+    Plan(plan::PlanArgs),
     /// Load the model on stdin within the limits that it states; other commands start this one
     #[command(hide = true)]
     LoadTrial(trial::TrialArgs),
@@ -362,6 +365,7 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
         Command::Key(command) => key::run(command),
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::LoadTrial(args) => trial::run(args),
     }
 }

@@ -88,11 +88,11 @@ pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// Replaces an unspecified IP address with loopback, because a server can listen on it but a client
-/// should not connect to it.
+/// should not connect to it. For `[::]`, this is the loopback address of IPv4, which every server that listens on `[::]`
+/// has: containers often have no IPv6.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
@@ -211,7 +211,7 @@ mod tests {
             ("127.0.0.1:8080", "127.0.0.1:8080", "127.0.0.1:8080"),
             ("0.0.0.0:80", "0.0.0.0:80", "127.0.0.1:80"),
             ("[::1]:8080", "[::1]:8080", "[::1]:8080"),
-            ("[::]:8080", "[::]:8080", "[::1]:8080"),
+            ("[::]:8080", "[::]:8080", "127.0.0.1:8080"),
             ("8080", "127.0.0.1:8080", "127.0.0.1:8080"),
             ("0", "127.0.0.1:0", "127.0.0.1:0"),
             (":8080", "0.0.0.0:8080", "127.0.0.1:8080"),

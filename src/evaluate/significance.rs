@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::random::SplitMix64;
+
 /// Share of the bootstrap's differences that a confidence interval covers.
 pub const CONFIDENCE: f64 = 0.95;
 
@@ -46,7 +48,7 @@ pub fn paired_bootstrap(
     difference: impl Fn(&[u32]) -> Option<f64>,
 ) -> Option<Difference> {
     let observed = difference(&vec![1; images])?;
-    let mut random = SplitMix64(0x5167_1174_1e5e_ed00);
+    let mut random = SplitMix64::new(0x5167_1174_1e5e_ed00);
     let mut weights = vec![0; images];
     let mut differences = Vec::new();
     for _ in 0..resamples {
@@ -73,20 +75,6 @@ pub fn paired_bootstrap(
         high: at(1.0 - tail),
         p_value: (2.0 * smaller).min(1.0),
     })
-}
-
-/// The pseudo-random generator `SplitMix64`, with equal values on every machine.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// Returns a pseudo-random integer in `0..end`. `end` must not be 0.
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        // The high half of the product is uniform without a division.
-        ((u128::from(z ^ (z >> 31)) * end as u128) >> 64) as usize
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Binds a TCP listener whose queue has room for a burst of connections.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -26,9 +26,17 @@ pub enum Family {
 /// # Errors
 /// If the address is in use, not available, or may not be bound by this process.
 pub fn bind(address: SocketAddr, family: Family) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    let all = address.ip().is_unspecified() && family == Family::Both;
+    let (socket, address) = match address {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, address),
+        SocketAddr::V6(_) => match TcpSocket::new_v6() {
+            // All addresses of a kernel without IPv6 are those of IPv4.
+            Err(error) if all && lacks_family(&error) => {
+                let address = (Ipv4Addr::UNSPECIFIED, address.port()).into();
+                (TcpSocket::new_v4()?, address)
+            }
+            socket => (socket?, address),
+        },
     };
     if address.is_ipv6() && address.ip().is_unspecified() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, family == Family::Ipv6)?;
@@ -36,4 +44,9 @@ pub fn bind(address: SocketAddr, family: Family) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Returns whether the kernel does not support a socket's address family.
+fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }

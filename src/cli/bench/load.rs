@@ -27,17 +27,7 @@ pub(super) fn run(
     length: Duration,
 ) -> Result<Load> {
     let start = Instant::now();
-    let end = start + length;
-    let mut latencies = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..connections)
-            .map(|_| scope.spawn(|| client(target, image, end)))
-            .collect();
-        let mut latencies = Vec::new();
-        for client in clients {
-            latencies.extend(client.join().map_err(|_| anyhow!("load test panicked"))??);
-        }
-        Ok::<_, anyhow::Error>(latencies)
-    })?;
+    let mut latencies = latencies(target, image, connections, start + length)?;
     let per_second = latencies.len() as f64 / start.elapsed().as_secs_f64();
     latencies.sort_by(f64::total_cmp);
     let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part).round() as usize];
@@ -45,6 +35,26 @@ pub(super) fn run(
         p50: at(0.5),
         p99: at(0.99),
         per_second,
+    })
+}
+
+/// Sends `image` repeatedly over `connections` parallel connections until `end`, at least once over each. Returns the
+/// latency of each request in milliseconds, in no order.
+pub(super) fn latencies(
+    target: Target<'_>,
+    image: &[u8],
+    connections: usize,
+    end: Instant,
+) -> Result<Vec<f64>> {
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..connections)
+            .map(|_| scope.spawn(|| client(target, image, end)))
+            .collect();
+        let mut latencies = Vec::new();
+        for client in clients {
+            latencies.extend(client.join().map_err(|_| anyhow!("load test panicked"))??);
+        }
+        Ok(latencies)
     })
 }
 

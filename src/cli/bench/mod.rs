@@ -7,6 +7,7 @@
 //! With `--url`, [`running`] measures a running server instead, also with requests at fixed times.
 
 mod alone;
+mod costs;
 mod images;
 mod load;
 mod record;
@@ -39,13 +40,14 @@ use sightline::threads::usable_cores;
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
+pub(super) use costs::measure as measure_costs;
 use load::{Client, Target, median};
 use served::Server;
 use table::{Line, Round};
 
 /// The image that is sent if `--image` is not set: a JPEG of 500x375 pixels, a common size in
 /// datasets.
-const IMAGE: &[u8] = include_bytes!("../../../tests/photos/coffee_500x375.jpg");
+pub(super) const IMAGE: &[u8] = include_bytes!("../../../tests/photos/coffee_500x375.jpg");
 /// Default number of connections of a closed loop.
 const CONNECTIONS: u16 = 8;
 /// Time during which the CPU usage of the idle server is measured.
@@ -89,6 +91,10 @@ pub(super) struct BenchArgs {
     /// measure latencies from these times [default: each connection sends its next request after a response]
     #[arg(long, env = "SIGHTLINE_RATE", value_name = "R", requires = "url", value_parser = parse_rate)]
     rate: Option<f64>,
+    /// Send the requests of `--rate` at random times (a Poisson process), as from many independent clients, instead of
+    /// at equal intervals
+    #[arg(long, env = "SIGHTLINE_POISSON", requires = "rate")]
+    poisson: bool,
     /// Duration of a load test of `--url` with `--rate`, `--images` or `--requests` [default: 10, or until the last
     /// request of `--requests` or `--images`]
     #[arg(long, env = "SIGHTLINE_SECONDS", value_name = "N", requires = "url", value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -117,8 +123,8 @@ pub(super) struct BenchArgs {
     runtime: RuntimeArgs,
 }
 
-/// Parses the value of `--rate`.
-fn parse_rate(text: &str) -> Result<f64, String> {
+/// Parses a value of `--rate`.
+pub(super) fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = text
         .parse()
         .ok()

@@ -126,6 +126,8 @@ pub(super) struct Settings {
     pub(super) url: String,
     /// Requests per second. `None` in a closed loop.
     pub(super) rate: Option<f64>,
+    /// Whether the requests are due at random times.
+    pub(super) poisson: bool,
     /// Number of connections.
     pub(super) connections: usize,
     /// Number of different images.
@@ -185,12 +187,14 @@ impl fmt::Display for Report {
         } = self.latency_ms;
         let Settings {
             rate,
+            poisson,
             connections,
             images,
             ..
         } = &self.settings;
         let kind = rate.map_or("closed loop".to_owned(), |rate| {
-            format!("{rate} requests/s")
+            let times = if *poisson { " at random times" } else { "" };
+            format!("{rate} requests/s{times}")
         });
         writeln!(
             f,
@@ -242,6 +246,7 @@ mod tests {
         let settings = Settings {
             url: "http://localhost".to_owned(),
             rate: Some(10.0),
+            poisson: false,
             connections: 2,
             images: 3,
         };

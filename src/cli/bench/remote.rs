@@ -8,7 +8,7 @@ use sightline::config::redacted;
 use super::images::Image;
 use super::load::{Client, Target};
 use super::record::{Outcome, Record, Report, Settings};
-use super::schedule::Schedule;
+use super::schedule::{Arrivals, Schedule};
 
 /// Time between the start of the clients and the first request.
 const LEAD: Duration = Duration::from_millis(50);
@@ -20,8 +20,7 @@ pub(super) struct Load<'a> {
     pub(super) target: Target<'a>,
     /// Images, at least one. The requests send one after the other, again and again.
     pub(super) images: &'a [Image],
-    /// Requests per second at fixed times. `None` for a closed loop.
-    pub(super) rate: Option<f64>,
+    pub(super) arrivals: Arrivals,
     pub(super) connections: usize,
     pub(super) length: Duration,
     /// Maximum number of requests.
@@ -36,7 +35,7 @@ impl Load<'_> {
     /// If a thread cannot be started.
     pub(super) fn run(&self) -> Result<Report> {
         let start = Instant::now() + LEAD;
-        let schedule = Schedule::new(start, self.rate, self.length, self.count);
+        let schedule = Schedule::new(start, self.arrivals, self.length, self.count);
         let records = std::thread::scope(|scope| {
             let clients = (0..self.connections).map(|_| {
                 let thread = std::thread::Builder::new().stack_size(STACK);
@@ -56,7 +55,8 @@ impl Load<'_> {
         }
         let settings = Settings {
             url: redacted(self.target.url).into_owned(),
-            rate: self.rate,
+            rate: self.arrivals.rate(),
+            poisson: matches!(self.arrivals, Arrivals::Poisson(_)),
             connections: self.connections,
             images: self.images.len(),
         };

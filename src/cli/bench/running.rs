@@ -13,6 +13,7 @@ use super::BenchArgs;
 use super::images::{self, Image};
 use super::load::{self, Load, Target, median};
 use super::remote;
+use super::schedule::Arrivals;
 
 /// Connections of an open loop if `--connections` is not set. Requests are due at fixed times, so there must be more
 /// connections than the server has requests in flight.
@@ -67,10 +68,15 @@ fn load_test(args: &BenchArgs, target: Target<'_>, image: Bytes) -> Result<()> {
         (None, Some(_)) => OPEN_CONNECTIONS,
         (None, None) => super::CONNECTIONS,
     };
+    let arrivals = match args.rate {
+        None => Arrivals::Closed,
+        Some(rate) if args.poisson => Arrivals::Poisson(rate),
+        Some(rate) => Arrivals::Regular(rate),
+    };
     let load = remote::Load {
         target,
         images: &images,
-        rate: args.rate,
+        arrivals,
         connections: usize::from(connections),
         length: Duration::from_secs(args.seconds.unwrap_or(default).into()),
         count: count.unwrap_or(u64::MAX),
