@@ -107,21 +107,44 @@ fn servers_are_compared_and_a_failure_is_a_row() {
     assert_eq!(code, Some(0), "{stderr}");
     let rows: Value = serde_json::from_str(&stdout).unwrap();
     let column = |name: &str| -> Vec<Value> {
-        rows.as_array().unwrap().iter().map(|row| row[name].clone()).collect()
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row[name].clone())
+            .collect()
     };
     assert_eq!(
         column("protocol"),
-        [json!("/v1"), json!("/v2"), json!("/v2"), Value::Null, Value::Null]
+        [
+            json!("/v1"),
+            json!("/v2"),
+            json!("/v2"),
+            Value::Null,
+            Value::Null
+        ]
     );
-    assert_eq!(column("model")[..3], [json!("tiny@fp32"), json!("tiny_image"), json!("tiny")]);
+    assert_eq!(
+        column("model")[..3],
+        [json!("tiny@fp32"), json!("tiny_image"), json!("tiny")]
+    );
     for row in &rows.as_array().unwrap()[..3] {
         assert!(row["per_second"].as_f64().unwrap() > 0.0, "{row}");
-        assert_eq!((&row["failed"], &row["error"]), (&json!(0), &Value::Null), "{row}");
+        assert_eq!(
+            (&row["failed"], &row["error"]),
+            (&json!(0), &Value::Null),
+            "{row}"
+        );
     }
     assert_eq!(rows[0]["relative"], 1.0);
     let errors = column("error");
-    assert!(errors[3].as_str().unwrap().contains("does not respond"), "{errors:?}");
-    assert!(errors[4].as_str().unwrap().contains("status 404"), "{errors:?}");
+    assert!(
+        errors[3].as_str().unwrap().contains("does not respond"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[4].as_str().unwrap().contains("status 404"),
+        "{errors:?}"
+    );
     assert!(!stdout.contains("secret") && !stderr.contains("secret"));
     for name in ["throughput.svg", "latency.svg"] {
         let chart = fs::read_to_string(charts.join(name)).unwrap();
@@ -144,10 +167,17 @@ fn the_published_tables_are_measured_with_generated_weights() {
     assert_eq!(code, Some(0), "{stderr}");
     let tables: Value = serde_json::from_str(&stdout).unwrap();
     let rows = tables["tables"][0]["rows"].as_array().unwrap();
-    let titles: Vec<&str> = rows.iter().map(|row| row["title"].as_str().unwrap()).collect();
+    let titles: Vec<&str> = rows
+        .iter()
+        .map(|row| row["title"].as_str().unwrap())
+        .collect();
     assert_eq!(
         titles,
-        ["MobileNetV3-Small", "EfficientNet-Lite0", "Quantized EfficientNet-Lite0"]
+        [
+            "MobileNetV3-Small",
+            "EfficientNet-Lite0",
+            "Quantized EfficientNet-Lite0"
+        ]
     );
     assert_eq!(rows[0]["measured"]["weights"], "generated");
     assert_eq!(rows[0]["measured"]["parameters"], 2_542_856);

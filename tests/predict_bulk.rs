@@ -76,7 +76,12 @@ fn a_folder_is_processed_in_order_and_a_damaged_image_is_a_line() {
     });
     let names: Vec<String> = names.collect();
     assert_eq!(names, ["/b.PNG", "/damaged.jpg", "/sub/a, \"c\".jpg"]);
-    assert!(results[1]["error"].as_str().unwrap().contains("damaged JPEG"));
+    assert!(
+        results[1]["error"]
+            .as_str()
+            .unwrap()
+            .contains("damaged JPEG")
+    );
     assert_eq!(results[0]["model"], "tiny");
     assert_eq!(results[2]["predictions"].as_array().unwrap().len(), 1);
     assert!(!place.at("out.jsonl.partial").exists());
@@ -98,17 +103,30 @@ fn a_folder_is_processed_in_order_and_a_damaged_image_is_a_line() {
 fn lists_of_files_are_read_from_standard_input() {
     let place = Place::new();
     let out = place.text("out.jsonl");
-    let args = ["predict", "--model", &place.model, "--files-from", "-", "--output", &out];
+    let args = [
+        "predict",
+        "--model",
+        &place.model,
+        "--files-from",
+        "-",
+        "--output",
+        &out,
+    ];
     let mut command = sightline(&args);
     command.current_dir(place.at("images"));
     command.stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"b.PNG\0./b.PNG\0sub/a, \"c\".jpg\0b.PNG").unwrap();
+    stdin
+        .write_all(b"b.PNG\0./b.PNG\0sub/a, \"c\".jpg\0b.PNG")
+        .unwrap();
     drop(stdin);
     assert!(child.wait().unwrap().success());
     let images: Vec<Value> = lines(&place.at("out.jsonl"));
-    let images: Vec<&str> = images.iter().map(|l| l["image"].as_str().unwrap()).collect();
+    let images: Vec<&str> = images
+        .iter()
+        .map(|l| l["image"].as_str().unwrap())
+        .collect();
     assert_eq!(images, ["b.PNG", "./b.PNG", "sub/a, \"c\".jpg"]);
 
     let list = place.text("list");
@@ -121,9 +139,18 @@ fn lists_of_files_are_read_from_standard_input() {
         (&["--files-from", &list][..], "names no images"),
         (&["--output", "x.txt", &images], ".jsonl, .csv or .json"),
         (&["--output", "x.json", &images], "those of detectors"),
-        (&["--output", &images, "--format=csv", &images], "got a folder"),
-        (&["--output", "/nowhere/x.csv", &images], "/nowhere does not exist"),
-        (&["--output", &notes, "--format=csv", &notes], "would be replaced"),
+        (
+            &["--output", &images, "--format=csv", &images],
+            "got a folder",
+        ),
+        (
+            &["--output", "/nowhere/x.csv", &images],
+            "/nowhere does not exist",
+        ),
+        (
+            &["--output", &notes, "--format=csv", &notes],
+            "would be replaced",
+        ),
         (&["--masks", "m", &images], "`--masks` writes masks"),
         (&[&empty], "has no images"),
     ] {
@@ -146,7 +173,14 @@ fn a_killed_run_is_continued_by_the_same_command_only() {
     }
     let (images, out) = (place.text("many"), place.text("out.jsonl"));
     let partial = place.at("out.jsonl.partial");
-    let args = ["predict", "--model", &place.model, "--output", &out, &images];
+    let args = [
+        "predict",
+        "--model",
+        &place.model,
+        "--output",
+        &out,
+        &images,
+    ];
     let mut child = sightline(&args).stdout(Stdio::null()).spawn().unwrap();
     let count = || {
         let text = fs::read_to_string(&partial).unwrap_or_default();
@@ -171,14 +205,21 @@ fn a_killed_run_is_continued_by_the_same_command_only() {
     assert_eq!(code, Some(0), "{stderr}");
     // The last line may be incomplete.
     let expected = [done - 1, done - 2].map(|done| format!("continuing: {done} of {COUNT}"));
-    assert!(expected.iter().any(|text| stderr.contains(text)), "{done}: {stderr}");
+    assert!(
+        expected.iter().any(|text| stderr.contains(text)),
+        "{done}: {stderr}"
+    );
     assert!(stdout.contains("200 images, 0 failed"), "{stdout}");
     assert!(!partial.exists());
     let continued = fs::read(place.at("out.jsonl")).unwrap();
     assert_eq!(lines(&place.at("out.jsonl")).len(), COUNT);
     let again = place.text("again.jsonl");
     assert_eq!(place.predict(&["--output", &again, &images]).0, Some(0));
-    assert_eq!(fs::read(again).unwrap(), continued, "as without an interruption");
+    assert_eq!(
+        fs::read(again).unwrap(),
+        continued,
+        "as without an interruption"
+    );
 }
 
 #[test]
@@ -187,10 +228,21 @@ fn a_full_disk_keeps_what_was_computed() {
     let images = place.at("many");
     fs::create_dir(&images).unwrap();
     for number in 0..60 {
-        fs::copy(path("golden/images/rgb.png"), images.join(format!("{number}.png"))).unwrap();
+        fs::copy(
+            path("golden/images/rgb.png"),
+            images.join(format!("{number}.png")),
+        )
+        .unwrap();
     }
     let (images, out) = (place.text("many"), place.text("out.jsonl"));
-    let predict = sightline(&["predict", "--model", &place.model, "--output", &out, &images]);
+    let predict = sightline(&[
+        "predict",
+        "--model",
+        &place.model,
+        "--output",
+        &out,
+        &images,
+    ]);
     let mut limited = std::process::Command::new("sh");
     // A limit on the size of files has the same effect on writes as a full disk.
     limited
@@ -205,7 +257,10 @@ fn a_full_disk_keeps_what_was_computed() {
     }
     let (code, _, stderr) = common::finish(limited);
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("cannot write") && stderr.contains(".partial"), "{stderr}");
+    assert!(
+        stderr.contains("cannot write") && stderr.contains(".partial"),
+        "{stderr}"
+    );
     let (code, stdout, stderr) = place.predict(&["--output", &out, &images]);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stderr.contains("continuing: "), "{stderr}");

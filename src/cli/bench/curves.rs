@@ -165,8 +165,8 @@ fn throughput(curves: &[Curve]) -> Chart {
         }
     };
     let series = curves.iter().enumerate();
-    let series = series
-        .flat_map(|(color, curve)| [line(curve, color, true), line(curve, color, false)]);
+    let series =
+        series.flat_map(|(color, curve)| [line(curve, color, true), line(curve, color, false)]);
     Chart {
         title: "Latency and throughput".to_owned(),
         subtitle: format!(

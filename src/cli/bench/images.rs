@@ -75,10 +75,7 @@ fn folder(path: &Path) -> Result<Vec<Image>> {
             bail!("the files of {shown} have more than {MAX_BYTES} bytes together");
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        images.push(Image::new(
-            &onnx_export::text::shown(&name),
-            content.into(),
-        ));
+        images.push(Image::new(&onnx_export::text::shown(&name), content.into()));
     }
     if images.is_empty() {
         bail!("{shown} has no files");

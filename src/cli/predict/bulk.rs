@@ -87,12 +87,11 @@ impl Output {
     /// # Errors
     /// If the format is not known or does not apply to the task.
     pub(super) fn new(path: &Path, format: Option<Format>, task: Task) -> Result<Self> {
-        let format = match format.or_else(|| Format::of(path)) {
-            Some(format) => format,
-            None => bail!(
+        let Some(format) = format.or_else(|| Format::of(path)) else {
+            bail!(
                 "`--output {}`: expected the extension .jsonl, .csv or .json, or --format",
                 path.display()
-            ),
+            )
         };
         if format == Format::Coco && task != Task::Detection {
             bail!(
@@ -120,7 +119,11 @@ impl Output {
             );
         }
         let exists = self.path.exists();
-        if exists && images.iter().any(|image| same_file(&image.path, &self.path)) {
+        if exists
+            && images
+                .iter()
+                .any(|image| same_file(&image.path, &self.path))
+        {
             bail!("`--output {path}`: one of the images would be replaced");
         }
         Ok(())
@@ -164,7 +167,8 @@ impl Output {
             let Some(number) = name.and_then(|name| index.get(name)) else {
                 return;
             };
-            let is_same = record.stamp.is_some() && record.stamp == Stamp::of(&images[*number].path);
+            let is_same =
+                record.stamp.is_some() && record.stamp == Stamp::of(&images[*number].path);
             // An error may have a cause that is gone.
             places[*number] = (is_same && record.result["error"].is_null()).then_some(place);
         })?;
@@ -320,8 +324,7 @@ impl Opened {
 /// Returns the progress bar, which is shown if standard error is a terminal.
 fn bar(count: usize, done: usize) -> ProgressBar {
     let bar = ProgressBar::new(count as u64).with_position(done as u64);
-    let style =
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} {eta} left {msg}");
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} {eta} left {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.reset_eta();
     bar

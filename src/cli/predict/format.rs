@@ -130,7 +130,11 @@ fn image_id(image: &Value) -> Value {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     match stem.parse::<u64>() {
         Ok(number) => number.into(),
-        Err(_) => path.file_name().unwrap_or_default().to_string_lossy().into(),
+        Err(_) => path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into(),
     }
 }
 
@@ -190,7 +194,8 @@ mod tests {
     fn coco_results_have_numbers_of_images_and_widths() {
         let text = written(Format::Coco, &results());
         let boxes: Value = serde_json::from_str(&text).unwrap();
-        let expected = json!({"image_id": 139, "category_id": 3, "bbox": [1.0, 2.0, 3.5, 4.0], "score": 0.5});
+        let expected =
+            json!({"image_id": 139, "category_id": 3, "bbox": [1.0, 2.0, 3.5, 4.0], "score": 0.5});
         assert_eq!(boxes[0], expected);
         assert_eq!(boxes.as_array().unwrap().len(), 2);
         assert_eq!(image_id(&json!("x/cat.png")), "cat.png");

@@ -166,9 +166,7 @@ fn listed(text: &[u8]) -> impl Iterator<Item = Image> {
     let end = if text.contains(&0) { 0 } else { b'\n' };
     let lines = text.split(move |byte| *byte == end).map(move |line| {
         let is_line = end == b'\n';
-        line.strip_suffix(b"\r")
-            .filter(|_| is_line)
-            .unwrap_or(line)
+        line.strip_suffix(b"\r").filter(|_| is_line).unwrap_or(line)
     });
     lines.filter(|line| !line.is_empty()).map(|line| {
         let path = path_of(line);
@@ -214,8 +212,10 @@ fn reject_overwriting(folder: &Path, images: &[Image]) -> Result<()> {
         .collect();
     if !replaced.is_empty() {
         let mut inputs = images.iter().map(|image| &image.path);
-        let is_replaced =
-            |path: &&PathBuf| path.canonicalize().is_ok_and(|path| replaced.contains(&path));
+        let is_replaced = |path: &&PathBuf| {
+            path.canonicalize()
+                .is_ok_and(|path| replaced.contains(&path))
+        };
         if let Some(path) = inputs.find(is_replaced) {
             bail!(
                 "{} would be replaced by a drawing: choose another folder",
@@ -242,7 +242,9 @@ mod tests {
     fn lists_have_lines_or_zero_bytes() {
         let paths = |text: &[u8]| -> Vec<String> {
             let images = listed(text);
-            images.map(|image| image.path.display().to_string()).collect()
+            images
+                .map(|image| image.path.display().to_string())
+                .collect()
         };
         assert_eq!(paths(b"a b.jpg\r\n\n./c/d.png\n"), ["a b.jpg", "./c/d.png"]);
         assert_eq!(paths(b"a\nb.jpg\0c.png"), ["a\nb.jpg", "c.png"]);
@@ -254,7 +256,13 @@ mod tests {
     fn folders_are_searched_for_images_outside_of_the_output() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        for path in ["b.JPG", "a/c.png", "a/notes.txt", ".hidden.png", "out/a.png"] {
+        for path in [
+            "b.JPG",
+            "a/c.png",
+            "a/notes.txt",
+            ".hidden.png",
+            "out/a.png",
+        ] {
             let path = root.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();

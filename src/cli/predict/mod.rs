@@ -230,8 +230,8 @@ impl<'a> Predictor<'a> {
     fn print(&self, images: &[Image]) -> Result<usize> {
         let mut failed = 0;
         runtime()?.block_on(async {
-            let results = stream::iter(images)
-                .map(|image| async move { (image, self.predict(image).await) });
+            let results =
+                stream::iter(images).map(|image| async move { (image, self.predict(image).await) });
             let mut results = std::pin::pin!(results.buffered(self.at_a_time()));
             while let Some((image, result)) = results.next().await {
                 match result {

@@ -186,9 +186,9 @@ impl<'a> Asker<'a> {
         let request = self.agent.post(&url);
         let request = request.header("content-type", "application/json");
         let response = self.with_key(request).send(&b"{}"[..]);
-        let index: Vec<Indexed> = read(&url, response).with_context(|| {
-            "the server does not list its models: name one with --model or in the URL"
-        })?;
+        let index: Vec<Indexed> = read(&url, response).with_context(
+            || "the server does not list its models: name one with --model or in the URL",
+        )?;
         let is_ready = |state: &Option<String>| state.as_ref().is_none_or(|s| s == "READY");
         let ready = index.into_iter().filter(|model| is_ready(&model.state));
         let mut names: Vec<String> = ready.map(|model| model.name).collect();
@@ -198,7 +198,7 @@ impl<'a> Asker<'a> {
 
     fn input(&self, base: &str, name: &str) -> Result<Input> {
         let metadata: ModelMetadata = self.get(&format!("{base}/v2/models/{name}"))?;
-        Input::of(metadata)
+        Input::of(&metadata)
     }
 
     fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
@@ -332,6 +332,9 @@ mod tests {
     #[test]
     fn titles_have_neither_schemes_nor_credentials() {
         let title = title("http://user:secret@h:1/", Some("a\nb"));
-        assert!(!title.contains("secret") && !title.contains('\n'), "{title}");
+        assert!(
+            !title.contains("secret") && !title.contains('\n'),
+            "{title}"
+        );
     }
 }

@@ -39,7 +39,8 @@ struct Row {
 
 #[derive(Debug, Serialize)]
 struct Server {
-    server: String,
+    #[serde(rename = "server")]
+    name: String,
     protocol: &'static str,
     model: String,
 }
@@ -141,7 +142,7 @@ fn rows(
             Err(error) => row.error = Some(explain(error)),
             Ok(contender) => {
                 row.server = Some(Server {
-                    server: contender.server.clone(),
+                    name: contender.server.clone(),
                     protocol: contender.protocol.as_str(),
                     model: contender.model.clone(),
                 });
@@ -193,7 +194,7 @@ fn table(args: &BenchArgs, images: usize, rows: &[Row]) -> String {
             ),
         };
         let server = row.server.as_ref().map_or(String::new(), |server| {
-            format!(": {}, {}, {}", server.server, server.protocol, server.model)
+            format!(": {}, {}, {}", server.name, server.protocol, server.model)
         });
         lines.push(format!("{figures}  {}{server}", row.url));
         if let Some(error) = &row.error {

@@ -59,9 +59,12 @@ impl Input {
     ///
     /// # Errors
     /// If the model does not accept images in a known form.
-    pub(super) fn of(metadata: ModelMetadata) -> Result<Self> {
+    pub(super) fn of(metadata: &ModelMetadata) -> Result<Self> {
         let [input] = &metadata.inputs[..] else {
-            bail!("expected a model with one input, got {}", metadata.inputs.len());
+            bail!(
+                "expected a model with one input, got {}",
+                metadata.inputs.len()
+            );
         };
         let unsupported = || {
             format!(
@@ -96,7 +99,9 @@ impl Input {
             let cannot = || format!("cannot make a tensor of {}", image.name);
             match self.kind {
                 Kind::Files if !is_binary => {
-                    bail!("the server has no binary tensors, without which image files have no form")
+                    bail!(
+                        "the server has no binary tensors, without which image files have no form"
+                    )
                 }
                 Kind::Files => Ok(self.file(image)),
                 Kind::Pixels {
@@ -148,7 +153,10 @@ impl Input {
         }
         let shape = json!(shape);
         if is_binary {
-            let bytes: Vec<u8> = tensor.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes: Vec<u8> = tensor
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             let head = self.head("FP32", &shape, Some(bytes.len())).to_string();
             return Ok(with_tensor(&image.name, head.as_bytes(), &bytes));
         }
@@ -218,7 +226,7 @@ mod tests {
     use super::*;
 
     fn input(datatype: &str, shape: &[i64]) -> Result<Input> {
-        Input::of(ModelMetadata {
+        Input::of(&ModelMetadata {
             inputs: vec![TensorMetadata {
                 name: "x".to_owned(),
                 datatype: datatype.to_owned(),
@@ -283,6 +291,9 @@ mod tests {
         let text = &pixels.requests(&images, false).unwrap()[0];
         let body: Value = serde_json::from_slice(&text.content).unwrap();
         assert_eq!(body["inputs"][0]["data"].as_array().unwrap().len(), 144);
-        assert_eq!(interleaved(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
+        assert_eq!(
+            interleaved(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]
+        );
     }
 }

@@ -124,7 +124,9 @@ impl Scale {
         if !self.ticks.is_empty() {
             let inside = |value: f64| (low..=high).contains(&value.log10());
             let ticks = self.ticks.iter().filter(|(value, _)| inside(*value));
-            return ticks.map(|(value, text)| (*value, (*text).to_owned())).collect();
+            return ticks
+                .map(|(value, text)| (*value, (*text).to_owned()))
+                .collect();
         }
         if self.is_log {
             return log_ticks(low, high);
@@ -159,8 +161,11 @@ fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
         &[1.0, 2.0, 5.0]
     };
     let powers = (low.floor() as i32)..=(high.ceil() as i32);
-    let values =
-        powers.flat_map(|power| factors.iter().map(move |factor| factor * 10_f64.powi(power)));
+    let values = powers.flat_map(|power| {
+        factors
+            .iter()
+            .map(move |factor| factor * 10_f64.powi(power))
+    });
     let inside = values.filter(|value| (low..=high).contains(&value.log10()));
     inside
         .map(|value| {

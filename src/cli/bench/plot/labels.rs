@@ -73,8 +73,7 @@ pub(super) fn place(
             DIRECTIONS.map(|direction| candidate(label, direction, distance, (radius, size)))
         });
         let cost = |rect: &Area| -> f64 {
-            taken.iter().map(|other| overlap(rect, other)).sum::<f64>()
-                + 3.0 * outside(rect, &area)
+            taken.iter().map(|other| overlap(rect, other)).sum::<f64>() + 3.0 * outside(rect, &area)
         };
         let mut best: Option<(f64, Placed, Area)> = None;
         for (position, rect) in candidates {

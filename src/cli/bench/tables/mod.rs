@@ -136,7 +136,9 @@ impl Setup {
 /// Returns the name of the CPU, or its architecture if the name is not known.
 fn cpu() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
     let name = name.map(|name| name.trim_start_matches([' ', '\t', ':']).trim());
     name.unwrap_or(std::env::consts::ARCH).to_owned()
 }

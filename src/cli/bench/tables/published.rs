@@ -98,8 +98,7 @@ impl Table {
                 continue;
             }
             let variant = manifest.variants.get(name);
-            let is_int8 =
-                variant.is_some_and(|variant| variant.precision == Some(Precision::Int8));
+            let is_int8 = variant.is_some_and(|variant| variant.precision == Some(Precision::Int8));
             let published = manifest.weights.first().filter(|_| name == FP32);
             let title = title(manifest, name);
             self.rows.push(Row {
