@@ -17,6 +17,7 @@ use sightline::store::{read_labels, read_regular};
 use super::keep::{Existing, Fresh, Merged, default_labels, preset};
 use super::misfit::Attempt;
 use super::output::{OutputPaths, file_name, stage_files};
+use super::parity;
 use super::publish::{Exported, Fused};
 use super::say::say;
 use super::target::TargetName;
@@ -132,7 +133,7 @@ pub(super) struct Converted {
     int8: Option<Int8>,
     /// Prefix that was removed from the names of the tensors.
     prefix: Option<String>,
-    /// Messages about what was kept of the model that was there before, each one line.
+    /// Messages about what was kept of the model that was there before, and about the parity check, each one line.
     pub(super) notes: Vec<String>,
 }
 
@@ -186,6 +187,9 @@ pub(super) fn convert(args: &ExportArgs) -> Result<Converted> {
     let mut model = build(&manifest, state, args)?;
     model.info.producer = producer();
     complete(&mut manifest, &model, &paths, args);
+    let published = catalogue.published(&model.info.checkpoint_sha256);
+    let parity = published.map(|published| parity::check(published, &manifest, &model));
+    let parity = parity.transpose()?;
     let int8 = trained.as_ref();
     let int8 = int8.map(|trained| Int8::new(trained, &model, args.target.target()));
     let int8 = int8.transpose()?;
@@ -208,7 +212,8 @@ pub(super) fn convert(args: &ExportArgs) -> Result<Converted> {
         int8: int8.as_ref(),
         force: args.force,
     };
-    let notes = exported.write(&paths)?;
+    let mut notes = exported.write(&paths)?;
+    notes.extend(parity);
     Ok(Converted {
         paths,
         model,

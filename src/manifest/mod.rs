@@ -41,7 +41,7 @@ pub use stage::StageFile;
 use stage::show_roles;
 pub use task::Task;
 pub use variant::{Precision, Variant};
-pub use weights::{Provenance, WeightsFile};
+pub use weights::{Parity, Provenance, WeightsFile};
 
 /// A model's description: its task, files, labels, preprocessing and queue limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -36,6 +36,20 @@ pub struct WeightsFile {
     /// model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
+    /// Outputs that another implementation computed from the checkpoint. `None` if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parity: Option<Parity>,
+}
+
+/// Elements of the first output of a network for the generated input `parity`, computed by another implementation from
+/// the same checkpoint. `onnx_export::formula::uniform` generates the input `[1, 3, H, W] f32`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parity {
+    /// Positions of the elements in the output, in C order.
+    pub elements: Vec<usize>,
+    /// Their values.
+    pub values: Vec<f32>,
 }
 
 /// The checkpoint that a model was exported from.

@@ -97,22 +97,30 @@ impl<'a> Client<'a> {
     pub(super) fn send(&self, image: &[u8]) -> Result<f64> {
         let start = Instant::now();
         let failed = || format!("the HTTP request to {} failed", redacted(self.target.url));
-        let status = self.post(image).with_context(failed)?;
+        let status = self.post(image, None).with_context(failed)?;
         if status != 200 {
             bail!("{}: status {status}", failed());
         }
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }
 
-    /// Sends `image`, receives the whole response, and returns its status.
-    pub(super) fn post(&self, image: &[u8]) -> Result<u16, ureq::Error> {
+    /// Sends `content`, receives the whole response, and returns its status. `json_bytes` is the size of the JSON in front
+    /// of the tensors in a request of the Open Inference Protocol.
+    pub(super) fn post(
+        &self,
+        content: &[u8],
+        json_bytes: Option<usize>,
+    ) -> Result<u16, ureq::Error> {
         let Target { url, api_key } = self.target;
         let request = self.agent.post(url);
         let mut request = request.header("content-type", "application/octet-stream");
         if let Some(key) = api_key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let mut response = request.send(image)?;
+        if let Some(bytes) = json_bytes {
+            request = request.header("inference-header-content-length", bytes.to_string());
+        }
+        let mut response = request.send(content)?;
         let mut body = response.body_mut().as_reader();
         std::io::copy(&mut body, &mut std::io::sink())?;
         Ok(response.status().as_u16())

@@ -4,44 +4,45 @@
 //! measurements with and without the server alternate. On a shared machine, their ratios are
 //! therefore reliable, while absolute times are not.
 //!
-//! With `--url`, [`running`] measures a running server instead, also with requests at fixed times.
+//! With `--url`, [`running`] measures a running server instead, also with requests at fixed times, and with `--compare`,
+//! [`compare`] measures several. [`tables`] measures the published tables, and [`plot`] writes charts.
 
 mod alone;
 mod costs;
+mod compare;
+mod curves;
+mod generated;
 mod images;
 mod load;
+mod plot;
 mod record;
 mod remote;
 mod running;
 mod schedule;
 mod served;
 mod table;
+mod tables;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
-use onnx_export::formula;
-use onnx_export::{BuildError, DEFAULT_OPSET};
 use sightline::app::Limits;
-use sightline::catalogue;
-use sightline::config::{PrecisionChoice, SecretUrl};
+use sightline::config::SecretUrl;
 use sightline::engine::OnnxRuntime;
-use sightline::manifest::Precision;
 use sightline::process::ProcessUsage;
-use sightline::registry;
-use sightline::store::{
-    FP32, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
-};
+use sightline::store::{ModelRef, ModelSource, read_bounded};
 use sightline::threads::usable_cores;
 
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
 pub(super) use costs::measure as measure_costs;
-use load::{Client, Target, median};
+use curves::Subject;
+use images::Image;
+use load::{Client, median};
 use served::Server;
 use table::{Line, Round};
 
@@ -67,7 +68,35 @@ pub(super) struct BenchArgs {
     /// URL of a running server to measure instead of models in this process
     #[arg(long, env = "SIGHTLINE_URL", value_name = "URL")]
     url: Option<SecretUrl>,
-    /// API key for the server at `--url`
+    /// Measure several running servers with the same images in turns, and print one table. A URL is that of a server, of
+    /// a task under /v1 or of a model under /v2/models; the protocol (/v1 or Open Inference Protocol) is found out
+    #[arg(
+        long,
+        env = "SIGHTLINE_COMPARE",
+        value_name = "URL",
+        value_delimiter = ',',
+        num_args = 1..,
+        conflicts_with_all = ["url", "tables"]
+    )]
+    compare: Vec<SecretUrl>,
+    /// Measure the published tables of networks in this process: classification, detection, segmentation, or all.
+    /// Networks that are not installed have generated weights; `--model` selects rows
+    #[arg(
+        long,
+        env = "SIGHTLINE_TABLES",
+        value_name = "all|classification|detection|segmentation",
+        hide_possible_values = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all",
+        conflicts_with = "url"
+    )]
+    tables: Option<tables::Selection>,
+    /// Write charts as SVG files into this folder: of accuracy and latency with `--tables`, else of throughput and
+    /// latency over 1 to `--connections` connections [default of `--connections`: 32]
+    #[arg(long, env = "SIGHTLINE_PLOT", value_name = "DIR", conflicts_with_all = ["rate", "seconds", "requests"])]
+    plot: Option<PathBuf>,
+    /// API key for the server at `--url`, or for all servers of `--compare`
     #[arg(
         long,
         env = "SIGHTLINE_API_KEY",
@@ -78,12 +107,12 @@ pub(super) struct BenchArgs {
     /// Image to send [default: a 500x375 JPEG]
     #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Folder with images to send to `--url`, one after the other; without `--rate` or `--seconds`, each is sent once
+    /// Folder with images to send to `--url` or `--compare`, one after the other; without `--rate`, `--seconds`, `--plot`
+    /// or `--compare`, each is sent once
     #[arg(
         long,
         env = "SIGHTLINE_BENCH_IMAGES",
         value_name = "DIR",
-        requires = "url",
         conflicts_with = "image"
     )]
     images: Option<PathBuf>,
@@ -138,10 +167,23 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         Some(path) => Bytes::from(read_bounded(path, Limits::default().max_body_bytes as u64)?),
         None => Bytes::from_static(IMAGE),
     };
+    if args.images.is_some() && args.url.is_none() && args.compare.is_empty() {
+        bail!("`--images` applies to `--url` and `--compare`");
+    }
+    if let Some(folder) = &args.plot {
+        let create = || format!("cannot create the folder {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(create)?;
+    }
+    if !args.compare.is_empty() {
+        return compare::run(args, image);
+    }
     if let Some(url) = &args.url {
         return running::run(args, url, image);
     }
     let runtime = args.runtime.load()?;
+    if let Some(selection) = args.tables {
+        return tables::run(args, selection, &runtime, &image);
+    }
     let store = args.store.store();
     let mut models = args.model.clone();
     if models.is_empty() {
@@ -151,11 +193,31 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
             variant: None,
         }));
     }
-    if args.json {
-        let measured = models.iter().map(|model| {
-            let source = find_or_make(&store, model, args.precision.precision)?;
-            measure(args, &runtime, source, &image)
+    let find = |model: &ModelRef| {
+        let choice = args.precision.precision;
+        let found = generated::find_or_make(&store, model, choice, (&runtime, &image))?;
+        Ok::<_, anyhow::Error>(found.source)
+    };
+    if let Some(folder) = &args.plot {
+        let sent = [Image::new("image", image.clone())];
+        let curves = models.iter().map(|model| {
+            let server = Server::start(&runtime, find(model)?)?;
+            let subject = Subject {
+                name: model.to_string(),
+                target: server.target(),
+                images: &sent,
+            };
+            let curve = curves::measure(&subject, args)?;
+            server.stop()?;
+            Ok(curve)
         });
+        let curves = curves.collect::<Result<Vec<_>>>()?;
+        return curves::finish(&curves, folder, args);
+    }
+    if args.json {
+        let measured = models
+            .iter()
+            .map(|model| measure(args, &runtime, find(model)?, &image));
         let lines = measured.collect::<Result<Vec<_>>>()?;
         return say!("{}", serde_json::to_string_pretty(&lines)?);
     }
@@ -167,53 +229,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     )?;
     say!("{}", Line::HEAD)?;
     for model in &models {
-        let source = find_or_make(&store, model, args.precision.precision)?;
-        let line = measure(args, &runtime, source, &image)?;
+        let line = measure(args, &runtime, find(model)?, &image)?;
         say!("{line}")?;
     }
     let peak = ProcessUsage::now().peak_resident_bytes as f64 / 1e6;
     say!("peak memory of this process: {peak:.0} MB")
-}
-
-/// Returns the model from the store. If the store does not have the model, builds the network of
-/// that name in the catalogue, with generated weights.
-///
-/// # Errors
-/// If the model is neither in the store nor in the catalogue, or cannot be read or built.
-fn find_or_make(
-    store: &ModelStore,
-    model: &ModelRef,
-    precision: Option<PrecisionChoice>,
-) -> Result<ModelSource> {
-    let error = match registry::find(store, model, precision) {
-        Ok(source) => return Ok(source),
-        Err(error @ StoreError::NotFound { .. }) => error,
-        Err(error) => return Err(error.into()),
-    };
-    let Some(manifest) = catalogue::manifest(&model.name)? else {
-        return Err(error.into());
-    };
-    let Some(architecture) = &manifest.architecture else {
-        return Err(error.into());
-    };
-    let shapes = onnx_export::tensor_shapes(architecture)?;
-    let state = formula::state_dict(&shapes, &[]).map_err(BuildError::from)?;
-    let built = onnx_export::build(&model.name, architecture, &state, DEFAULT_OPSET)?;
-    let labels = catalogue::labels(&manifest.labels)
-        .map(lines)
-        .unwrap_or_default();
-    let origin = Origin::Memory(built.to_files().map(|_, file| file.into()));
-    let source = ModelSource {
-        manifest,
-        variant: FP32.to_owned(),
-        precision: Precision::Fp32,
-        path: None,
-        manifest_text: None,
-        labels,
-        origin,
-        requantize: None,
-    };
-    Ok(source.with_variant(model)?)
 }
 
 /// Measures one model without a server, through the server with one connection, and under load.
@@ -228,10 +248,7 @@ fn measure(
     let server = Server::start(runtime, source)?;
     let idle = served::idle_cpu(IDLE);
     let length = Duration::from_millis(args.round_ms);
-    let target = Target {
-        url: &server.url,
-        api_key: None,
-    };
+    let target = server.target();
     let client = Client::new(target);
     let connections = usize::from(args.connections.unwrap_or(CONNECTIONS));
     let mut rounds = Vec::new();

@@ -87,6 +87,21 @@ impl Record {
         Ok(())
     }
 
+    /// Returns the number of responses with status 200.
+    pub(super) fn succeeded(&self) -> u64 {
+        self.latencies.len()
+    }
+
+    /// Returns the latency of which the part `quantile` of the successful requests is not greater, in milliseconds.
+    pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
+        self.latencies.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    /// Returns the first image that was not answered with status 200, and how its request ended.
+    pub(super) fn first_error(&self) -> Option<&str> {
+        self.first_error.as_deref()
+    }
+
     /// Returns the number of requests that were sent.
     pub(super) fn sent(&self) -> u64 {
         self.statuses.values().chain(self.failures.values()).sum()
@@ -94,7 +109,7 @@ impl Record {
 
     /// Returns the report of a load test that took the time `elapsed`.
     pub(super) fn report(self, elapsed: Duration, settings: Settings, unsent: u64) -> Report {
-        let at = |quantile| self.latencies.value_at_quantile(quantile) as f64 / 1e3;
+        let at = |quantile| self.latency_ms(quantile);
         let seconds = elapsed.as_secs_f64();
         Report {
             settings,

@@ -27,6 +27,15 @@ pub(super) struct Load<'a> {
     pub(super) count: u64,
 }
 
+/// What was recorded in a load test.
+pub(super) struct Measured {
+    pub(super) record: Record,
+    /// Time from the start until the last response.
+    pub(super) elapsed: Duration,
+    /// Number of requests that were due but not sent.
+    unsent: u64,
+}
+
 impl Load<'_> {
     /// Sends the requests. Each connection has a thread of its own, so that no request waits for the response to another
     /// one as long as a connection is free.
@@ -34,6 +43,27 @@ impl Load<'_> {
     /// # Errors
     /// If a thread cannot be started.
     pub(super) fn run(&self) -> Result<Report> {
+        let measured = self.measure()?;
+        let settings = Settings {
+            url: redacted(self.target.url).into_owned(),
+            rate: self.arrivals.rate(),
+            poisson: matches!(self.arrivals, Arrivals::Poisson(_)),
+            connections: self.connections,
+            images: self.images.len(),
+        };
+        let Measured {
+            record,
+            elapsed,
+            unsent,
+        } = measured;
+        Ok(record.report(elapsed, settings, unsent))
+    }
+
+    /// Sends the requests as [`Load::run`] does, and returns all that was recorded.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub(super) fn measure(&self) -> Result<Measured> {
         let start = Instant::now() + LEAD;
         let schedule = Schedule::new(start, self.arrivals, self.length, self.count);
         let records = std::thread::scope(|scope| {
@@ -53,15 +83,12 @@ impl Load<'_> {
         for record in records {
             total.merge(record)?;
         }
-        let settings = Settings {
-            url: redacted(self.target.url).into_owned(),
-            rate: self.arrivals.rate(),
-            poisson: matches!(self.arrivals, Arrivals::Poisson(_)),
-            connections: self.connections,
-            images: self.images.len(),
-        };
         let unsent = schedule.unsent(total.sent());
-        Ok(total.report(elapsed, settings, unsent))
+        Ok(Measured {
+            record: total,
+            elapsed,
+            unsent,
+        })
     }
 
     /// Sends requests over one connection until there are none any more.
@@ -70,7 +97,7 @@ impl Load<'_> {
         while let Some(due) = schedule.next() {
             let image = &self.images[(due.index % self.images.len() as u64) as usize];
             let delay = due.at.elapsed();
-            let outcome = match client.post(&image.content) {
+            let outcome = match client.post(&image.content, image.json_bytes) {
                 Ok(status) => Outcome::Status(status),
                 Err(error) => Outcome::Failed(reason(&error)),
             };

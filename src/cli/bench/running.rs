@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use serde::Serialize;
-use sightline::config::SecretUrl;
+use sightline::config::{SecretUrl, redacted};
 
 use crate::cli::say::say;
 
 use super::BenchArgs;
-use super::images::{self, Image};
+use super::curves::{self, Subject};
+use super::images;
 use super::load::{self, Load, Target, median};
 use super::remote;
 use super::schedule::Arrivals;
@@ -36,6 +37,17 @@ pub(super) fn run(args: &BenchArgs, url: &SecretUrl, image: Bytes) -> Result<()>
         url: url.expose(),
         api_key: args.api_key.as_deref(),
     };
+    if let Some(folder) = &args.plot {
+        let images = images::chosen(args, image)?;
+        let name = redacted(url.expose()).into_owned();
+        let subject = Subject {
+            name,
+            target,
+            images: &images,
+        };
+        let measured = curves::measure(&subject, args)?;
+        return curves::finish(&[measured], folder, args);
+    }
     let is_load_test = args.rate.is_some()
         || args.images.is_some()
         || args.seconds.is_some()
@@ -48,13 +60,7 @@ pub(super) fn run(args: &BenchArgs, url: &SecretUrl, image: Bytes) -> Result<()>
 
 /// Runs the load test that the flags describe, and prints its report.
 fn load_test(args: &BenchArgs, target: Target<'_>, image: Bytes) -> Result<()> {
-    let images = match &args.images {
-        Some(folder) => images::folder(folder)?,
-        None => vec![Image {
-            name: "image".to_owned(),
-            content: image,
-        }],
-    };
+    let images = images::chosen(args, image)?;
     // Without a rate, a folder is sent once.
     let once = args.images.is_some() && args.rate.is_none() && args.seconds.is_none();
     let count = args.requests.or(once.then_some(images.len() as u64));

@@ -18,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::load::Target;
+
 /// Maximum number of open connections of the server.
 const MAX_CONNECTIONS: usize = 1024;
 /// Maximum time for requests in flight to finish when the server stops.
@@ -26,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// A running server with one loaded model.
 pub(super) struct Server {
     /// URL to which images for the model are posted.
-    pub(super) url: String,
+    url: String,
     runtime: tokio::runtime::Runtime,
     stop: CancellationToken,
     task: JoinHandle<bool>,
@@ -65,6 +67,13 @@ impl Server {
             stop,
             task,
         })
+    }
+
+    pub(super) fn target(&self) -> Target<'_> {
+        Target {
+            url: &self.url,
+            api_key: None,
+        }
     }
 
     pub(super) fn stop(self) -> Result<()> {

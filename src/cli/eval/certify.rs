@@ -19,7 +19,7 @@ use crate::cli::staging::FileSet;
 
 /// Returns the SHA-256 of each ONNX file of the model: those that the manifest states, or those of the
 /// graphs.
-pub(super) fn weights_sha256(source: &ModelSource) -> Result<Vec<String>> {
+pub(in crate::cli) fn weights_sha256(source: &ModelSource) -> Result<Vec<String>> {
     let stages = source.manifest.stages_of(&source.variant).iter();
     let stated: Option<Vec<String>> = stages.map(|stage| stage.sha256.clone()).collect();
     match stated.filter(|stated| !stated.is_empty()) {

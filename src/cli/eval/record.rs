@@ -44,6 +44,14 @@ pub(super) enum Outcome {
 }
 
 impl Record {
+    /// Returns the record with the values that it had before it was written as JSON.
+    pub(super) fn restored(self) -> Self {
+        Self {
+            result: self.result.restored(),
+            ..self
+        }
+    }
+
     /// Returns whether the result is of the kind of the image's annotation and of a model with
     /// `classes` classes. A file of results may have been changed.
     pub(super) fn fits(&self, dataset: &Dataset, classes: usize) -> bool {
@@ -81,7 +89,7 @@ fn read_files(sample: &Sample, max_bytes: u64) -> Result<(Vec<u8>, Vec<u8>)> {
 impl Outcome {
     /// Returns the result with the values that it had before it was written as JSON, whose reader may
     /// round the last bit. Scores and corners of boxes are f32 values, which survive that.
-    pub(super) fn restored(self) -> Self {
+    fn restored(self) -> Self {
         let exact = |value: f64| f64::from(value as f32);
         match self {
             Self::Class(result) => Self::Class(Classified {

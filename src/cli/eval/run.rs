@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::stream::{self, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
 use sightline::app::{App, Limits};
 use sightline::cpu::vector_features;
 use sightline::engine::OnnxRuntime;
@@ -19,8 +20,8 @@ use sightline::threads::usable_cores;
 use super::args::{EvalArgs, MaskSizeName};
 use super::dataset::Dataset;
 use super::figures::{Figure, figures};
-use super::journal::{Identity, Journal};
 use super::record::{Record, Subject};
+use crate::cli::journal::{Journal, Run};
 use crate::cli::say::complain;
 use crate::cli::trial;
 
@@ -31,6 +32,29 @@ const IMAGES_PER_CORE: usize = 4;
 const IMAGE_TIMEOUT: Duration = Duration::from_mins(10);
 /// Number of times that the running figures are computed.
 const UPDATES: usize = 50;
+
+/// How messages about files of results describe an evaluation.
+const RUN: Run = Run {
+    what: "evaluation",
+    advice: "choose another folder with -o",
+};
+
+/// What the results depend on. Results are continued only if it is equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    version: String,
+    model: String,
+    weights_sha256: Vec<String>,
+    /// SHA-256 of the manifest's settings, which results depend on, too.
+    settings_sha256: String,
+    annotations_sha256: String,
+    decode: String,
+    mask_size: String,
+    /// Version, size and arithmetic of ONNX Runtime's library.
+    runtime: String,
+    /// Instruction sets for vectors that the CPU has, by which kernels are chosen. Empty if they are unknown.
+    cpu: String,
+}
 
 /// The results of one model on a data set.
 pub(super) struct Evaluated {
@@ -115,11 +139,14 @@ pub(super) fn evaluate(
 ) -> Result<Evaluated> {
     let weights_sha256 = super::certify::weights_sha256(&source)?;
     let identity = identity((&source, decode), dataset, (args, runtime), &weights_sha256);
+    let mut records = Vec::new();
     let opened = args.out.as_ref().map(|folder| {
         let path = folder.join(format!("eval-{number}.partial.jsonl"));
-        Journal::open(path, &identity)
+        Journal::open(path, &identity, RUN, |record: Record, _| {
+            records.push(record.restored());
+        })
     });
-    let (journal, records) = opened.transpose()?.unzip();
+    let journal = opened.transpose()?;
     let plan = ModelPlan {
         decode,
         ..ModelPlan::new(&source.manifest, usable_cores(), None)
@@ -142,7 +169,7 @@ pub(super) fn evaluate(
         source,
         decode,
         weights_sha256,
-        records: records.unwrap_or_default(),
+        records,
         journal,
         app,
         model: Arc::new(model),
@@ -196,7 +223,10 @@ impl Evaluated {
             .enable_all()
             .build()?;
         let bar = bar(&self.name(), count, self.records.len());
-        let done = runtime.block_on(self.run(dataset, mask_size, &is_done, &bar));
+        let mut journal = self.journal.take();
+        let run = self.run((dataset, mask_size), &is_done, &bar, &mut journal);
+        let done = runtime.block_on(run);
+        self.journal = journal;
         bar.finish_and_clear();
         let records = done?;
         self.records.extend(records);
@@ -207,10 +237,10 @@ impl Evaluated {
     /// Returns the results of the images that are not done.
     async fn run(
         &self,
-        dataset: &Dataset,
-        mask_size: MaskSizeName,
+        (dataset, mask_size): (&Dataset, MaskSizeName),
         is_done: &[bool],
         bar: &ProgressBar,
+        journal: &mut Option<Journal>,
     ) -> Result<Vec<Record>> {
         let subject = self.subject(dataset, mask_size);
         let subject = &subject;
@@ -223,7 +253,7 @@ impl Evaluated {
         let interval = (is_done.len() / UPDATES).max(1);
         while let Some(record) = results.next().await {
             let record = record?;
-            if let Some(journal) = &self.journal {
+            if let Some(journal) = journal {
                 journal.add(&record)?;
             }
             records.push(record);
