@@ -21,7 +21,7 @@ RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec targe
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build install uninstall test fmt lint example-config doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
-	mutation-test writers-test first-contact onnxruntime clean
+	mutation-test writers-test first-contact onnxruntime deb deb-test reproducible clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,15 @@ image: ## build the container image sightline:latest
 
 image-test: ## build the container image and test it (skipped if Docker does not respond)
 	@docker/image-test.sh
+
+deb: onnxruntime ## build a Debian package in target/deb/
+	@scripts/deb.sh
+
+deb-test: onnxruntime ## build the Debian package, install, run and remove it in a fresh Debian system (as root)
+	@package="$$(scripts/deb.sh)" && scripts/deb-test.sh "$$package"
+
+reproducible: ## build the committed sources twice in different folders and compare the binaries
+	@scripts/reproducible.sh
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked

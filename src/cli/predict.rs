@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use sightline::admission::{Admission, Deadline};
 use sightline::app::{App, Limits};
-use sightline::draw::DrawnFormat;
+use sightline::draw::{Drawing, DrawnFormat};
 use sightline::image::{DecodeMode, DecodeOptions, Orientation};
 use sightline::manifest::Task;
 use sightline::pipeline::{
@@ -27,6 +27,7 @@ use sightline::threads::usable_cores;
 
 use super::say::{complain, say};
 use super::staging::{self, write_file};
+use super::style::StyleArgs;
 use super::{CacheArgs, LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs, trial};
 
 #[derive(Debug, Args)]
@@ -61,6 +62,8 @@ pub(super) struct PredictArgs {
     /// names
     #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
     annotate: Option<PathBuf>,
+    #[command(flatten)]
+    style: StyleArgs,
     /// Decode images exactly or, with `fast`, JPEGs at the scale that the network needs
     #[arg(
         long,
@@ -224,7 +227,10 @@ async fn predict<'a>(
 ) -> Result<Printed<'a>> {
     let annotated = args.annotate.as_deref();
     let annotated = annotated.map(|folder| drawn_path(folder, path));
-    let drawn = annotated.as_ref().map(|_| DrawnFormat::Png);
+    let drawn = annotated.as_ref().map(|_| Drawing {
+        format: DrawnFormat::Png,
+        style: args.style.style(),
+    });
     Ok(match model.manifest.task {
         Task::Classification => {
             let top_k = args.top_k;

@@ -19,6 +19,7 @@ use sightline::threads::usable_cores;
 use super::args::{EvalArgs, MaskSizeName};
 use super::dataset::Dataset;
 use super::figures::{Figure, figures};
+use crate::cli::progress::Spinner;
 use super::journal::{Identity, Journal};
 use super::record::{Record, Subject};
 use crate::cli::say::complain;
@@ -137,7 +138,9 @@ pub(super) fn evaluate(
         cache: &args.cache.cache(),
         caches_later: false,
     };
+    let spinner = Spinner::new(format!("loading {}", source.manifest.name));
     let model = loading.load(source.clone(), plan)?;
+    drop(spinner);
     let mut evaluated = Evaluated {
         source,
         decode,
