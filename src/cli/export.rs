@@ -181,7 +181,10 @@ pub(super) fn convert(args: &ExportArgs) -> Result<Converted> {
     }
     // Parsed again so that a manifest that `serve` would reject is rejected before the model is built.
     ModelManifest::parse(&manifest.to_toml()?).with_context(options)?;
-    let spinner = Spinner::new(format!("reading {}", shown(&file_name(&args.weights).display().to_string())));
+    let spinner = Spinner::new(format!(
+        "reading {}",
+        shown(&file_name(&args.weights).display().to_string())
+    ));
     let (state, prefix) = read_checkpoint(args, &manifest)?;
     spinner.next(format!("building {}", args.name));
     let trained = take_apart(&mut manifest, &state, args)?;

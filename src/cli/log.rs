@@ -70,6 +70,11 @@ pub(super) fn is_json() -> bool {
         .is_some_and(|started| started.format == LogFormat::Json)
 }
 
+/// Returns whether a thread of the log writes all lines, as in `serve`.
+pub(super) fn is_queued() -> bool {
+    queue().is_some()
+}
+
 fn queue() -> Option<&'static Queue> {
     STARTED.get()?.queue.as_ref()
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::log;
+
 /// Time between two frames of the animation.
 const TICK: Duration = Duration::from_millis(120);
 
@@ -22,12 +24,15 @@ pub(super) fn above<T>(write: impl FnOnce() -> T) -> T {
 }
 
 /// An animation on stderr that says what is being done, until it is dropped. Nothing is shown if stderr is
-/// not a terminal.
+/// not a terminal, or if the command is `serve`, whose log says it.
 pub(super) struct Spinner(ProgressBar);
 
 impl Spinner {
     /// Shows `doing`, such as `reading resnet50.pth`.
     pub(super) fn new(doing: impl Into<String>) -> Self {
+        if log::is_queued() {
+            return Self(ProgressBar::hidden());
+        }
         let bar = ProgressBar::new_spinner();
         let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));

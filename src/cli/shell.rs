@@ -4,8 +4,8 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory as _};
 use clap::builder::PossibleValuesParser;
+use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 use sightline::catalogue;
 
@@ -61,7 +61,7 @@ pub(super) fn man(args: &ManArgs) -> Result<()> {
     let folder = &args.folder;
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create the folder {}", folder.display()))?;
-    let mut command = Cli::command();
+    let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let count = pages(&command, folder)?;
     say!("{}: wrote {count} manual pages", folder.display())
@@ -73,10 +73,8 @@ fn pages(command: &clap::Command, folder: &Path) -> Result<usize> {
     let mut text = Vec::new();
     page.render(&mut text)?;
     staging::write_file(&folder.join(page.get_filename()), &text)?;
-    let shown = command.get_subcommands().filter(|command| {
-        let name = command.get_name();
-        !command.is_hide_set() && name != "help"
-    });
+    let shown = command.get_subcommands();
+    let shown = shown.filter(|command| !command.is_hide_set());
     let counts = shown.map(|command| pages(command, folder));
     Ok(1 + counts.sum::<Result<usize>>()?)
 }

@@ -46,7 +46,10 @@ pub fn segmentation(
         .iter()
         .filter_map(|class| Some((text(class)?, scheme.color(class.class_id))));
     let texts: Vec<(String, Color)> = texts.collect();
-    let entries: Vec<(&str, Color)> = texts.iter().map(|(t, color)| (t.as_str(), *color)).collect();
+    let entries: Vec<(&str, Color)> = texts
+        .iter()
+        .map(|(t, color)| (t.as_str(), *color))
+        .collect();
     legend(image, &entries);
     cancel.check()
 }

@@ -94,7 +94,12 @@ fn outlines_are_where_the_class_changes() {
                 let class = class_at(&mask, x, y).unwrap();
                 // The rows beyond the image count as its first and last row.
                 let row = |y: i64| y.clamp(0, i64::from(height) - 1);
-                let near = [(x - line, y), (x + line, y), (x, row(y - line)), (x, row(y + line))];
+                let near = [
+                    (x - line, y),
+                    (x + line, y),
+                    (x, row(y - line)),
+                    (x, row(y + line)),
+                ];
                 let changes = near
                     .iter()
                     .any(|(x, y)| class_at(&mask, *x, *y).is_some_and(|other| other != class));
@@ -103,7 +108,10 @@ fn outlines_are_where_the_class_changes() {
                 } else {
                     GRAY
                 };
-                assert_eq!(pixel.0, expected, "{x}, {y} of {width}x{height}, line {line}");
+                assert_eq!(
+                    pixel.0, expected,
+                    "{x}, {y} of {width}x{height}, line {line}"
+                );
             }
         }
     }
@@ -137,7 +145,10 @@ fn labels_of_overlapping_boxes_do_not_hide_each_other() {
         let lines = draw(&boxes[i..=i], LabelText::Off);
         let plate = color(&alone, class_id) - color(&lines, class_id);
         let shown = color(&both, class_id) - color(&bare, class_id);
-        assert!(shown * 10 >= plate * 9, "class {class_id}: {shown} of {plate}");
+        assert!(
+            shown * 10 >= plate * 9,
+            "class {class_id}: {shown} of {plate}"
+        );
     }
     let named = draw(&boxes[..1], LabelText::Name);
     assert!(color(&named, 1) < color(&draw(&boxes[..1], LabelText::Score), 1));

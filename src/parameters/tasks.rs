@@ -138,7 +138,9 @@ mod tests {
     #[test]
     fn drawings_have_a_style() {
         let style = |query: &[(&str, &str)], drawn| {
-            let pairs = query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            let pairs = query
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
             style(&mut Params::new(pairs.collect()), drawn).map_err(|error| error.to_string())
         };
         assert_eq!(style(&[], true), Ok(Style::default()));
@@ -151,10 +153,22 @@ mod tests {
         };
         assert_eq!(style(&all, true), Ok(expected));
         for (name, value, expected) in [
-            ("palette", "VOC", "expected bright or voc or colorblind, got VOC"),
+            (
+                "palette",
+                "VOC",
+                "expected bright or voc or colorblind, got VOC",
+            ),
             ("palette", "", "got nothing"),
-            ("line_width", "0", "expected a whole number from 1 to 100, got 0"),
-            ("line_width", "101", "expected a whole number from 1 to 100, got 101"),
+            (
+                "line_width",
+                "0",
+                "expected a whole number from 1 to 100, got 0",
+            ),
+            (
+                "line_width",
+                "101",
+                "expected a whole number from 1 to 100, got 101",
+            ),
             ("line_width", "2.5", "got 2.5"),
             ("labels", "true", "expected off or name or score, got true"),
         ] {

@@ -19,9 +19,9 @@ use sightline::threads::usable_cores;
 use super::args::{EvalArgs, MaskSizeName};
 use super::dataset::Dataset;
 use super::figures::{Figure, figures};
-use crate::cli::progress::Spinner;
 use super::journal::{Identity, Journal};
 use super::record::{Record, Subject};
+use crate::cli::progress::Spinner;
 use crate::cli::say::complain;
 use crate::cli::trial;
 

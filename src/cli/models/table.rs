@@ -17,7 +17,9 @@ const HEAD: [&str; 6] = ["MODEL", "HERE", "VARIANTS", "TASK", "PARAMS", "PUBLISH
 /// Prints the models of `rows`, the built-in and installed ones first.
 pub(super) fn print(rows: &[Row]) -> Result<()> {
     let lines = lines(rows);
-    let (head, models) = lines.split_first().map_or(("", &[][..]), |(head, models)| (head.as_str(), models));
+    let (head, models) = lines
+        .split_first()
+        .map_or(("", &[][..]), |(head, models)| (head.as_str(), models));
     print_marked(color::HEAD, head, "")?;
     for line in models {
         say!("{line}")?;
