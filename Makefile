@@ -22,7 +22,7 @@ RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec targe
 .DEFAULT_GOAL := help
 .PHONY: help serve build install uninstall test fmt lint example-config doc book docs-test image image-test bench \
 	load-test soak-test load-binary fuzz fuzz-api mutation-test writers-test first-contact onnxruntime clean \
-	browser-test stack-test swarm-test proxies-test manifests-test
+	browser-test stack-test swarm-test proxies-test manifests-test deb deb-test reproducible
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,14 @@ proxies-test: onnxruntime build ## run HAProxy and nginx in front of two servers
 
 manifests-test: ## validate the manifests for Kubernetes and the configurations of the proxies
 	@scripts/manifests-test.sh
+deb: onnxruntime ## build a Debian package in target/deb/
+	@scripts/deb.sh
+
+deb-test: onnxruntime ## build the Debian package, install, run and remove it in a fresh Debian system (as root)
+	@package="$$(scripts/deb.sh)" && scripts/deb-test.sh "$$package"
+
+reproducible: ## build the committed sources twice in different folders and compare the binaries
+	@scripts/reproducible.sh
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::RgbImage;
 use sightline::cancel::Cancel;
-use sightline::draw::overlay;
+use sightline::draw::{Tint, overlay};
 use sightline::image::ImageSize;
 use sightline::pool::ImagePool;
 use sightline::postprocess::segment::{
@@ -67,8 +67,13 @@ fn stages(c: &mut Criterion) {
     group.bench_function("mask_rle", |b| {
         b.iter(|| mask_rle(black_box(&mask), &never));
     });
+    let tint = Tint {
+        palette: VOC_PALETTE,
+        alpha: 0.5,
+        outline: 2,
+    };
     group.bench_function("overlay", |b| {
-        b.iter(|| overlay(black_box(&mut image), &mask, &VOC_PALETTE, 0.5, &cancel));
+        b.iter(|| overlay(black_box(&mut image), &mask, &tint, &cancel));
     });
     group.finish();
 }

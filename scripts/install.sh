@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the compiled server and ONNX Runtime, or removes them again. `make install` and
+# Installs the compiled server, ONNX Runtime, manual pages and completions for shells, or removes them again. `make install` and
 # `make uninstall` run this script.
 #
 #   scripts/install.sh install|uninstall
@@ -8,6 +8,7 @@
 #   PREFIX          folder to install into (default: /usr/local)
 #   DESTDIR         folder that stands for / while a package is built (default: empty)
 #   BINARY          the binary to install (default: target/release/sightline)
+#   ZSH_FUNCTIONS   folder below PREFIX for the completions of zsh (default: share/zsh/site-functions)
 #   ORT_DYLIB_PATH  the library to install (default: .cache/onnxruntime/libonnxruntime.so)
 set -euo pipefail
 
@@ -18,7 +19,15 @@ readonly BINARY="${BINARY:-$ROOT/target/release/sightline}"
 readonly LIBRARY="${ORT_DYLIB_PATH:-$ROOT/.cache/onnxruntime/libonnxruntime.so}"
 # The binary looks for the library in ../lib/sightline, relative to its own folder.
 readonly BIN="${DESTDIR:-}$PREFIX/bin" LIB="${DESTDIR:-}$PREFIX/lib/sightline"
-readonly DOC="${DESTDIR:-}$PREFIX/share/doc/sightline"
+readonly SHARE="${DESTDIR:-}$PREFIX/share"
+readonly DOC="$SHARE/doc/sightline" MAN="$SHARE/man/man1"
+# completion_files: prints SHELL and FILE of each script with completions, separated by a tab.
+completion_files() {
+    printf '%s\t%s\n' \
+        bash "$SHARE/bash-completion/completions/sightline" \
+        zsh "${DESTDIR:-}$PREFIX/${ZSH_FUNCTIONS:-share/zsh/site-functions}/_sightline" \
+        fish "$SHARE/fish/vendor_completions.d/sightline.fish"
+}
 
 fail() {
     echo "install: $*" >&2
@@ -32,11 +41,23 @@ license_texts() {
     for text in LICENSE ThirdPartyNotices.txt; do
         printf '%s\t%s\n' "$(dirname "$LIBRARY")/$text" "onnxruntime/$text"
     done
+    printf '%s\t%s\n' "$ROOT/src/draw/fonts/LICENSE" fonts/LICENSE
     # Notices of the built-in weights, in a folder per model.
     find "$ROOT/models" -type f \( -name 'LICENSE*' -o -name 'NOTICE*' \) |
         while IFS= read -r text; do
             printf '%s\t%s\n' "$text" "models/${text#"$ROOT/models/"}"
         done
+}
+
+# install_help: writes the manual pages and the completions, which the binary prints itself.
+install_help() {
+    local shell file
+    "$BINARY" man "$MAN" >/dev/null
+    while IFS=$'\t' read -r shell file; do
+        mkdir -p "$(dirname "$file")"
+        "$BINARY" completions "$shell" >"$file"
+        chmod 644 "$file"
+    done < <(completion_files)
 }
 
 install_all() {
@@ -51,6 +72,7 @@ install_all() {
         # An ONNX Runtime from elsewhere may have no license texts in its folder.
         [[ ! -f "$text" ]] || install -D -m 644 "$text" "$DOC/$name"
     done < <(license_texts)
+    install_help
     echo "Installed $BIN/sightline and $LIB/libonnxruntime.so."
     if [[ -n "${DESTDIR:-}" ]]; then
         return
@@ -62,7 +84,11 @@ install_all() {
 }
 
 uninstall_all() {
-    rm -f "$BIN/sightline" "$LIB/libonnxruntime.so"
+    local file
+    rm -f "$BIN/sightline" "$LIB/libonnxruntime.so" "$MAN"/sightline.1 "$MAN"/sightline-*.1
+    while IFS=$'\t' read -r _ file; do
+        rm -f "$file"
+    done < <(completion_files)
     rm -rf "$DOC"
     [[ ! -d "$LIB" ]] || rmdir --ignore-fail-on-non-empty "$LIB"
     echo "Removed $BIN/sightline and $LIB/. Models and configuration files are still there."

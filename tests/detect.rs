@@ -299,6 +299,11 @@ fn drawn(server: &Server, model: &str, image: &[u8]) {
     let bare = server.post_accepting(&nothing, "image/png", image);
     let bare = image::load_from_memory(&bare.body).unwrap().into_rgb8();
     assert_ne!(bare, shown);
+    for style in ["palette=voc", "line_width=9", "labels=off", "labels=name"] {
+        let styled = server.post_accepting(&format!("{path}&{style}"), "image/png", image);
+        let styled = image::load_from_memory(&styled.body).unwrap().into_rgb8();
+        assert_ne!(styled, shown, "{style}");
+    }
     let jpeg = server.post_accepting(&path, "image/jpeg", image);
     assert_eq!(jpeg.header("content-type"), "image/jpeg");
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
@@ -362,6 +367,22 @@ fn rejected_parameters(server: &Server, image: &[u8]) {
         ("classes=N/A", "classes", "labels of the model"),
         ("classes=person&classes=dog", "classes", "one value"),
         ("annotate=yes", "annotate", "true or false"),
+        (
+            "annotate=true&palette=pink",
+            "palette",
+            "bright or voc or colorblind",
+        ),
+        (
+            "annotate=true&line_width=0",
+            "line_width",
+            "a whole number from 1 to 100",
+        ),
+        (
+            "annotate=true&labels=maybe",
+            "labels",
+            "off or name or score",
+        ),
+        ("labels=off", "labels", "without `annotate=true`"),
         (
             "mask=png",
             "mask",

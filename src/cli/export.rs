@@ -18,6 +18,7 @@ use super::keep::{Existing, Fresh, Merged, default_labels, preset};
 use super::misfit::Attempt;
 use super::output::{OutputPaths, file_name, stage_files};
 use super::parity;
+use super::progress::Spinner;
 use super::publish::{Exported, Fused};
 use super::say::say;
 use super::target::TargetName;
@@ -181,7 +182,12 @@ pub(super) fn convert(args: &ExportArgs) -> Result<Converted> {
     }
     // Parsed again so that a manifest that `serve` would reject is rejected before the model is built.
     ModelManifest::parse(&manifest.to_toml()?).with_context(options)?;
+    let spinner = Spinner::new(format!(
+        "reading {}",
+        shown(&file_name(&args.weights).display().to_string())
+    ));
     let (state, prefix) = read_checkpoint(args, &manifest)?;
+    spinner.next(format!("building {}", args.name));
     let trained = take_apart(&mut manifest, &state, args)?;
     let state = trained.as_ref().map_or(&state, |trained| &trained.state);
     let mut model = build(&manifest, state, args)?;
@@ -197,6 +203,7 @@ pub(super) fn convert(args: &ExportArgs) -> Result<Converted> {
         let name = Precision::Int8.as_str().to_owned();
         manifest.variants.insert(name, Int8::variant(&paths));
     }
+    spinner.next(format!("writing {}", shown(&paths.name)));
     let fresh = Fresh {
         manifest,
         labels: &labels,

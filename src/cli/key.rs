@@ -19,7 +19,7 @@ pub(super) struct NewArgs {
     #[arg(value_name = "NAME")]
     name: KeyName,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
 }
 

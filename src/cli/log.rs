@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
+use super::{color, progress};
 use queue::Queue;
 pub(super) use queue::Stream;
 
@@ -69,6 +70,11 @@ pub(super) fn is_json() -> bool {
         .is_some_and(|started| started.format == LogFormat::Json)
 }
 
+/// Returns whether a thread of the log writes all lines, as in `serve`.
+pub(super) fn is_queued() -> bool {
+    queue().is_some()
+}
+
 fn queue() -> Option<&'static Queue> {
     STARTED.get()?.queue.as_ref()
 }
@@ -78,7 +84,7 @@ fn queue() -> Option<&'static Queue> {
 pub(super) fn print(stream: Stream, text: String) -> io::Result<()> {
     match queue() {
         Some(queue) => queue.push(stream, text),
-        None => stream.write(&text)?,
+        None => progress::above(|| stream.write(&text))?,
     }
     Ok(())
 }
@@ -120,12 +126,13 @@ pub(super) fn start(filter: &str, format: LogFormat, writing: Writing) -> Result
         format,
         queue: queue.flatten(),
     });
+    let colored = format == LogFormat::Text && color::is_used(Stream::Stderr);
     let builder = tracing_subscriber::fmt()
         // The error of a malformed filter is logged, too.
         .with_env_filter(parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG)))
-        // Colors would need escape characters, which are escaped in all records.
+        // Escape characters are escaped in all records. The colors of levels are added after that.
         .with_ansi(false)
-        .with_writer(move || Records { format });
+        .with_writer(move || Records { format, colored });
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
@@ -189,12 +196,17 @@ pub(super) fn forward(printed: &[u8]) {
 /// A writer to stderr. The caller writes each log record with one call of `write`.
 struct Records {
     format: LogFormat,
+    /// Whether the level of each record has a color.
+    colored: bool,
 }
 
 impl Write for Records {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(record);
-        let line = self.line(text.trim_end_matches('\n'));
+        let mut line = self.line(text.trim_end_matches('\n'));
+        if self.colored {
+            line = color::log_line(&line);
+        }
         // The error is ignored, because the caller would report it on stderr, and panic there: a full disk must not
         // stop the server.
         let _ = print(Stream::Stderr, line);
@@ -255,7 +267,8 @@ mod tests {
     use super::*;
 
     fn line(format: LogFormat, record: &str) -> String {
-        Records { format }.line(record)
+        let colored = false;
+        Records { format, colored }.line(record)
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod activation;
 mod bench;
+mod color;
 mod config_check;
 mod descriptors;
 mod doctor;
@@ -27,6 +28,7 @@ mod parity;
 mod predict;
 mod print_config;
 mod probe;
+mod progress;
 mod publish;
 mod pull;
 mod quantize;
@@ -35,8 +37,10 @@ mod rm;
 mod say;
 mod serve;
 mod settings;
+mod shell;
 mod signals;
 mod staging;
+mod style;
 mod target;
 mod trained;
 mod trial;
@@ -110,6 +114,12 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 success; 1 the command failed; 2 invalid arguments; 64 invalid configuration.
 Every flag is also an environment variable, named in the command's own --help; flags override it.";
 
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  bash  sightline completions bash > ~/.local/share/bash-completion/completions/sightline
+  zsh   sightline completions zsh > ~/.zfunc/_sightline    (a folder of fpath)
+  fish  sightline completions fish > ~/.config/fish/completions/sightline.fish";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the server
@@ -145,6 +155,11 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Compute how many replicas serve a rate of requests within a latency goal
     Plan(plan::PlanArgs),
+    /// Print a script that completes commands and flags in your shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions(shell::CompletionsArgs),
+    /// Write the manual pages of all commands
+    Man(shell::ManArgs),
     /// Load the model on stdin within the limits that it states; other commands start this one
     #[command(hide = true)]
     LoadTrial(trial::TrialArgs),
@@ -368,6 +383,8 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Completions(args) => shell::completions(args),
+        Command::Man(args) => shell::man(args),
         Command::LoadTrial(args) => trial::run(args),
     }
 }

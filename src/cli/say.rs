@@ -6,10 +6,12 @@
 use std::fmt;
 use std::io::{self, Write as _};
 
+use anstyle::Style;
 use anyhow::{Context, Result};
 use onnx_export::text::{cut, printable};
 use thiserror::Error;
 
+use super::color;
 use super::log::{self, Stream};
 
 /// Maximum number of characters of an error message. Quoted names are cut to much less; this limit is
@@ -24,8 +26,19 @@ pub(super) struct Closed;
 
 /// Prints a line to stdout. Called by the macro [`say!`].
 pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
-    let text = text.to_string();
-    match writeln!(io::stdout(), "{}", printable(&text, &['\n', '\t'])) {
+    write_line(&printable(&text.to_string(), &['\n', '\t']))
+}
+
+/// Prints a line to stdout that begins with `mark`, which has a style on a terminal.
+pub(super) fn print_marked(style: Style, mark: &str, rest: &str) -> Result<()> {
+    let allowed = ['\n', '\t'];
+    let mark = color::paint(Stream::Stdout, style, &printable(mark, &allowed));
+    write_line(&format!("{mark}{}", printable(rest, &allowed)))
+}
+
+/// Writes an escaped line to stdout.
+fn write_line(text: &str) -> Result<()> {
+    match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
         written => written.context("cannot write to stdout"),
     }
@@ -47,7 +60,8 @@ pub(super) fn print_status(text: fmt::Arguments<'_>) {
 /// Prints a message to stderr. Called by the macro [`complain!`].
 pub(super) fn print_error(text: fmt::Arguments<'_>) {
     // The error is ignored, because there is no other place to report it if stderr is closed.
-    let _ = log::print(Stream::Stderr, format!("{}\n", message(&text.to_string())));
+    let text = color::message(message(&text.to_string()));
+    let _ = log::print(Stream::Stderr, format!("{text}\n"));
 }
 
 /// Returns an error message as it is printed: escaped, cut, and with all lines but the first

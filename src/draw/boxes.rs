@@ -3,9 +3,12 @@
 use image::RgbImage;
 
 use super::canvas::{Area, Paint, Point, fill};
+use super::place::Places;
 use super::text::{draw_text, fit, text_width};
 use super::{Color, Sizes, contrast};
+use crate::cancel::{Cancel, Cancelled};
 use crate::geometry::BoxXyxy;
+use crate::image::ImageSize;
 
 /// Opacity, 0..=255, of the thin black or white seam on both sides of a box's outline.
 const SEAM_ALPHA: u8 = 130;
@@ -77,31 +80,93 @@ fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
 /// The rectangle stays inside the image, and a text wider than the image is cut. If the image is lower
 /// than a line of text, nothing is drawn.
 pub fn label(image: &mut RgbImage, bounding_box: BoxXyxy, text: &str, color: Color) {
-    let sizes = Sizes::of(image);
-    let padding = (sizes.text * 0.2).ceil() as i64;
-    let line_height = (sizes.text * 1.1).ceil() as i64;
-    let (width, height) = (i64::from(image.width()), i64::from(image.height()));
-    let text = fit(text, sizes.text, (width - 2 * padding) as f32);
-    if height < line_height || text.is_empty() {
+    let Some(plate) = Plate::new(image, text) else {
         return;
-    }
+    };
+    let (width, height) = (i64::from(image.width()), i64::from(image.height()));
     let area = pixels(image, bounding_box, 0);
-    let plate_width = text_width(&text, sizes.text).ceil() as i64 + 2 * padding;
-    let above = area.y - line_height;
-    let plate = Area {
-        x: area.x.min(width - plate_width).max(0),
+    let above = area.y - plate.height;
+    let at = Point {
+        x: area.x.min(width - plate.width).max(0),
         y: if above >= 0 {
             above
         } else {
-            area.y.min(height - line_height)
+            area.y.min(height - plate.height)
         },
-        width: plate_width,
-        height: line_height,
     };
-    fill(image, plate, Paint::opaque(color));
-    let at = Point {
-        x: plate.x + padding,
-        y: plate.y + (line_height - sizes.text.ceil() as i64) / 2,
-    };
-    draw_text(image, at, &text, sizes.text, contrast(color));
+    plate.draw(image, at, color);
+}
+
+/// Draws a label for each of `boxes`, a box with its text and color. The labels do not overlap; the
+/// first boxes have the best places, and a label without a place is left out.
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled, which is checked before each label.
+pub(super) fn place_labels(
+    image: &mut RgbImage,
+    boxes: &[(BoxXyxy, String, Color)],
+    cancel: &Cancel,
+) -> Result<(), Cancelled> {
+    let (width, height) = image.dimensions();
+    let mut places = Places::new(ImageSize { width, height });
+    for (bounding_box, text, color) in boxes {
+        cancel.check()?;
+        let Some(plate) = Plate::new(image, text) else {
+            continue;
+        };
+        let target = pixels(image, *bounding_box, 0);
+        if let Some(Area { x, y, .. }) = places.take(target, plate.width, plate.height) {
+            plate.draw(image, Point { x, y }, *color);
+        }
+    }
+    Ok(())
+}
+
+/// A line of text on a rectangle.
+struct Plate {
+    text: String,
+    /// Height of the letters in pixels.
+    size: f32,
+    /// Space at the left and right of the text in pixels.
+    padding: i64,
+    width: i64,
+    height: i64,
+}
+
+impl Plate {
+    /// Returns the plate for `text` in an image, cut to the width of the image. `None` if the image is
+    /// too small for it, or if `text` is empty.
+    fn new(image: &RgbImage, text: &str) -> Option<Self> {
+        let size = Sizes::of(image).text;
+        let padding = (size * 0.3).ceil() as i64;
+        let height = (size * 1.2).ceil() as i64;
+        let room = i64::from(image.width()) - 2 * padding;
+        let text = fit(text, size, room as f32);
+        if i64::from(image.height()) < height || text.is_empty() {
+            return None;
+        }
+        Some(Self {
+            width: text_width(&text, size).ceil() as i64 + 2 * padding,
+            text,
+            size,
+            padding,
+            height,
+        })
+    }
+
+    /// Draws the plate with its top left corner at the position `at`.
+    fn draw(&self, image: &mut RgbImage, at: Point, color: Color) {
+        let area = Area {
+            x: at.x,
+            y: at.y,
+            width: self.width,
+            height: self.height,
+        };
+        fill(image, area, Paint::opaque(color));
+        let at = Point {
+            x: at.x + self.padding,
+            y: at.y + (self.height - self.size.ceil() as i64) / 2,
+        };
+        draw_text(image, at, &self.text, self.size, contrast(color));
+    }
 }

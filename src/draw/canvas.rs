@@ -33,6 +33,14 @@ impl Area {
             height: self.height + 2 * by,
         }
     }
+
+    /// Returns whether the two areas share a pixel.
+    pub(super) fn overlaps(self, other: Self) -> bool {
+        self.x < other.x + other.width
+            && other.x < self.x + self.width
+            && self.y < other.y + other.height
+            && other.y < self.y + self.height
+    }
 }
 
 /// A color and its opacity.

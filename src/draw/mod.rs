@@ -1,7 +1,7 @@
 //! Draws results into the image that they were computed from: translucent masks, a legend, boxes
 //! with labels.
 //!
-//! Drawings are clipped to the image. The sizes of text and lines are proportional to the image,
+//! Labels do not hide each other, and masks have outlines. Drawings are clipped to the image. The sizes of text and lines are proportional to the image,
 //! see [`Sizes`]. A label or legend entry that does not fit is left out or cut. Colors are red,
 //! green and blue; positions are pixels from the top left corner of the image.
 //!
@@ -12,7 +12,9 @@ mod boxes;
 mod canvas;
 mod legend;
 mod overlay;
+mod place;
 mod render;
+mod style;
 mod text;
 
 #[cfg(test)]
@@ -23,8 +25,9 @@ use image::RgbImage;
 pub use crate::encode::DrawnFormat;
 pub use boxes::{label, rectangle};
 pub use legend::legend;
-pub use overlay::overlay;
+pub use overlay::{Tint, overlay};
 pub use render::{EncodeError, detections, encode, segmentation};
+pub use style::{ColorScheme, Drawing, LINE_WIDTHS, LabelText, Style};
 
 /// A color as red, green and blue.
 pub type Color = [u8; 3];

@@ -3,20 +3,21 @@
 use image::RgbImage;
 use thiserror::Error;
 
-use super::{Color, Sizes, label, legend, overlay, rectangle};
+use super::boxes::place_labels;
+use super::{Color, ColorScheme, LabelText, Sizes, Style, Tint, legend, overlay, rectangle};
 use crate::cancel::{Cancel, Cancelled};
 use crate::encode::{DrawnFormat, PngError, WriteJpegError, write_jpeg, write_png};
 use crate::image::ImageSize;
 use crate::postprocess::detect::Detection;
-use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
+use crate::postprocess::segment::{ClassShare, Mask};
 
 /// Opacity of a mask's colors, 0..=1.
 const MASK_ALPHA: f32 = 0.55;
 /// JPEG quality, 1..=100; high enough that the edges of masks and letters stay clean.
 const JPEG_QUALITY: u8 = 90;
 
-/// Draws `mask` into `image` in the colors of PASCAL VOC, and a legend of the `classes` in the mask
-/// by descending area. The background is neither tinted nor listed.
+/// Draws `mask` into `image`: its classes in translucent colors with an outline, and a legend of the
+/// `classes` in the mask by descending area. The background is neither tinted nor listed.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled.
@@ -24,41 +25,74 @@ pub fn segmentation(
     image: &mut RgbImage,
     mask: &Mask,
     classes: &[ClassShare],
+    style: Style,
     cancel: &Cancel,
 ) -> Result<(), Cancelled> {
-    overlay(image, mask, &VOC_PALETTE, MASK_ALPHA, cancel)?;
+    let scheme = style.palette.unwrap_or(ColorScheme::Voc);
+    let tint = Tint {
+        palette: std::array::from_fn(|class| scheme.color(class)),
+        alpha: MASK_ALPHA,
+        outline: style.line_width(Sizes::of(image)),
+    };
+    overlay(image, mask, &tint, cancel)?;
     let mut shown: Vec<&ClassShare> = classes.iter().filter(|class| class.class_id != 0).collect();
     shown.sort_by_key(|class| std::cmp::Reverse(class.pixels));
-    let entries: Vec<(&str, Color)> = shown
+    let text = |class: &ClassShare| match style.labels {
+        LabelText::Off => None,
+        LabelText::Name => Some(class.label.clone()),
+        LabelText::Score => Some(format!("{} {}", class.label, percent(class.fraction))),
+    };
+    let texts = shown
         .iter()
-        .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
+        .filter_map(|class| Some((text(class)?, scheme.color(class.class_id))));
+    let texts: Vec<(String, Color)> = texts.collect();
+    let entries: Vec<(&str, Color)> = texts
+        .iter()
+        .map(|(t, color)| (t.as_str(), *color))
         .collect();
     legend(image, &entries);
     cancel.check()
 }
 
 /// Draws a box and a label for each of `detections`, with one color per class. `labels` holds the
-/// class names by class id. The first detection is drawn last, so it is on top.
+/// class names by class id. The first detection is drawn last, so it is on top, and its label has the
+/// best place. A label for which there is no free place is left out.
 ///
 /// # Errors
-/// [`Cancelled`] if the work is cancelled, which is checked before each box and at the end.
+/// [`Cancelled`] if the work is cancelled, which is checked before each box and each label.
 pub fn detections(
     image: &mut RgbImage,
     detections: &[Detection],
     labels: &[String],
+    style: Style,
     cancel: &Cancel,
 ) -> Result<(), Cancelled> {
-    let thickness = Sizes::of(image).line;
+    let scheme = style.palette.unwrap_or(ColorScheme::Bright);
+    let thickness = style.line_width(Sizes::of(image));
     for detection in detections.iter().rev() {
         cancel.check()?;
-        // Color 0 is the background's black, so class 0 is drawn in color 1.
-        let color = VOC_PALETTE[(detection.class_id % VOC_PALETTE.len()).max(1)];
+        let color = scheme.color(detection.class_id);
         rectangle(image, detection.bounding_box, color, thickness);
-        let name = detection.labeled(labels).label;
-        let text = format!("{name} {:.0} %", detection.score * 100.0);
-        label(image, detection.bounding_box, &text, color);
     }
+    let text = |detection: &Detection| {
+        let name = detection.labeled(labels).label;
+        match style.labels {
+            LabelText::Off => None,
+            LabelText::Name => Some(name.to_owned()),
+            LabelText::Score => Some(format!("{name} {}", percent(detection.score))),
+        }
+    };
+    let labeled = detections.iter().filter_map(|detection| {
+        let color = scheme.color(detection.class_id);
+        Some((detection.bounding_box, text(detection)?, color))
+    });
+    place_labels(image, &labeled.collect::<Vec<_>>(), cancel)?;
     cancel.check()
+}
+
+/// Returns a share, 0 to 1, as a percentage without decimals.
+fn percent(share: f32) -> String {
+    format!("{:.0}%", share * 100.0)
 }
 
 /// Why a drawn image cannot be encoded.

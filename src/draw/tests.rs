@@ -27,6 +27,14 @@ fn changed(image: &RgbImage) -> Vec<(u32, u32)> {
         .collect()
 }
 
+fn tint(alpha: f32, outline: u32) -> Tint {
+    Tint {
+        palette: VOC_PALETTE,
+        alpha,
+        outline,
+    }
+}
+
 #[test]
 fn a_mask_tints_all_pixels_but_the_background() {
     for (width, height) in [(1, 1), (7, 3), (640, 2), (33, 50)] {
@@ -35,7 +43,7 @@ fn a_mask_tints_all_pixels_but_the_background() {
         let mask = Mask::new(ImageSize { width, height }, classes.clone()).unwrap();
         for alpha in [0.0, 0.5, 1.0, 7.0, f32::NAN] {
             let mut image = gray_image(width, height);
-            overlay(&mut image, &mask, &VOC_PALETTE, alpha, &Cancel::never()).unwrap();
+            overlay(&mut image, &mask, &tint(alpha, 0), &Cancel::never()).unwrap();
             let kept = 1.0 - if alpha.is_nan() { 0.0 } else { alpha.min(1.0) };
             for (pixel, class) in image.pixels().zip(&classes) {
                 for (value, color) in pixel.0.iter().zip(VOC_PALETTE[usize::from(*class)]) {
@@ -57,11 +65,112 @@ fn a_mask_of_another_size_is_stretched() {
     let mask = Mask::new(size, vec![0, 1]).unwrap();
     for (width, height) in [(9, 4), (1, 1), (0, 0), (2, 9)] {
         let mut image = gray_image(width, height);
-        overlay(&mut image, &mask, &VOC_PALETTE, 1.0, &Cancel::never()).unwrap();
+        overlay(&mut image, &mask, &tint(1.0, 0), &Cancel::never()).unwrap();
         let right = |(x, _): &(u32, u32)| u64::from(*x) * 2 >= u64::from(width);
         let changed = changed(&image);
         assert!(changed.iter().all(right), "{width}x{height}");
         assert_eq!(changed.len() as u32, width / 2 * height, "{width}x{height}");
+    }
+}
+
+/// Returns the class of a pixel of the image, `None` outside of it.
+fn class_at(mask: &Mask, x: i64, y: i64) -> Option<u8> {
+    let ImageSize { width, height } = mask.size();
+    let inside = (0..i64::from(width)).contains(&x) && (0..i64::from(height)).contains(&y);
+    inside.then(|| mask.classes()[(y * i64::from(width) + x) as usize])
+}
+
+#[test]
+fn outlines_are_where_the_class_changes() {
+    for (width, height) in [(1, 1), (1, 9), (9, 1), (40, 30), (64, 7)] {
+        let class = |i: u32| ((i % width / 9 + i / width / 8) % 3) as u8;
+        let classes: Vec<u8> = (0..width * height).map(class).collect();
+        let mask = Mask::new(ImageSize { width, height }, classes).unwrap();
+        for line in [0, 1, 2, 5, 100, u32::MAX] {
+            let mut image = gray_image(width, height);
+            overlay(&mut image, &mask, &tint(0.0, line), &Cancel::never()).unwrap();
+            for (x, y, pixel) in image.enumerate_pixels() {
+                let (x, y, line) = (i64::from(x), i64::from(y), i64::from(line));
+                let class = class_at(&mask, x, y).unwrap();
+                // The rows beyond the image count as its first and last row.
+                let row = |y: i64| y.clamp(0, i64::from(height) - 1);
+                let near = [
+                    (x - line, y),
+                    (x + line, y),
+                    (x, row(y - line)),
+                    (x, row(y + line)),
+                ];
+                let changes = near
+                    .iter()
+                    .any(|(x, y)| class_at(&mask, *x, *y).is_some_and(|other| other != class));
+                let expected = if changes && class != 0 {
+                    VOC_PALETTE[usize::from(class)]
+                } else {
+                    GRAY
+                };
+                assert_eq!(
+                    pixel.0, expected,
+                    "{x}, {y} of {width}x{height}, line {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn labels_of_overlapping_boxes_do_not_hide_each_other() {
+    let found = |offset: f32, class_id: usize| Detection {
+        class_id,
+        score: 0.9,
+        bounding_box: BoxXyxy::new(50.0 + offset, 60.0, 250.0 + offset, 180.0),
+    };
+    let labels = ["", "chair", "person"].map(str::to_owned);
+    let draw = |found: &[Detection], labels_text: LabelText| {
+        let mut image = gray_image(300, 200);
+        let style = Style {
+            labels: labels_text,
+            ..Style::default()
+        };
+        detections(&mut image, found, &labels, style, &Cancel::never()).unwrap();
+        image
+    };
+    let color = |image: &RgbImage, class_id: usize| {
+        let color = ColorScheme::Bright.color(class_id);
+        image.pixels().filter(|pixel| pixel.0 == color).count()
+    };
+    let boxes = [found(0.0, 1), found(2.0, 2)];
+    let (both, bare) = (draw(&boxes, LabelText::Score), draw(&boxes, LabelText::Off));
+    for (i, class_id) in [1, 2].into_iter().enumerate() {
+        let alone = draw(&boxes[i..=i], LabelText::Score);
+        let lines = draw(&boxes[i..=i], LabelText::Off);
+        let plate = color(&alone, class_id) - color(&lines, class_id);
+        let shown = color(&both, class_id) - color(&bare, class_id);
+        assert!(
+            shown * 10 >= plate * 9,
+            "class {class_id}: {shown} of {plate}"
+        );
+    }
+    let named = draw(&boxes[..1], LabelText::Name);
+    assert!(color(&named, 1) < color(&draw(&boxes[..1], LabelText::Score), 1));
+}
+
+#[test]
+fn a_line_width_is_used_as_it_is() {
+    let found = Detection {
+        class_id: 1,
+        score: 0.9,
+        bounding_box: BoxXyxy::new(10.0, 10.0, 90.0, 90.0),
+    };
+    for width in [1, 3, 20] {
+        let mut image = gray_image(100, 100);
+        let style = Style {
+            palette: Some(ColorScheme::Voc),
+            line_width: Some(width),
+            labels: LabelText::Off,
+        };
+        detections(&mut image, &[found], &[], style, &Cancel::never()).unwrap();
+        let line = (0..50).filter(|x| image.get_pixel(*x, 50).0 == VOC_PALETTE[1]);
+        assert_eq!(line.count() as u32, width);
     }
 }
 
@@ -122,7 +231,7 @@ fn a_box_is_drawn_at_its_edges() {
 
 #[test]
 fn a_label_is_above_or_inside_its_box() {
-    for (top, expected) in [(100.0, 86..101), (3.0, 3..18), (500.0, 185..200)] {
+    for (top, expected) in [(100.0, 85..101), (3.0, 3..18), (500.0, 185..200)] {
         let mut image = gray_image(300, 200);
         label(
             &mut image,
@@ -185,8 +294,8 @@ fn cancelled_drawing_stops() {
         bounding_box: BoxXyxy::new(1.0, 1.0, 20.0, 20.0),
     };
     let drawn = [
-        segmentation(&mut image, &mask, &[], &cancel),
-        detections(&mut image, &[found], &[], &cancel),
+        segmentation(&mut image, &mask, &[], Style::default(), &cancel),
+        detections(&mut image, &[found], &[], Style::default(), &cancel),
     ];
     assert_eq!(drawn, [Err(Cancelled); 2]);
     assert!(changed(&image).is_empty());

@@ -25,6 +25,8 @@ const SYSTEM: [&str; 5] = [
 /// What to do if the library is in none of the searched folders, for each way to run the binary.
 const REMEDIES: &str = "\
 in a checkout: run `make onnxruntime`
+after `cargo install`: run `make onnxruntime` in the checkout, and copy .cache/onnxruntime/libonnxruntime.so to \
+lib/sightline/ next to the folder of the binary (~/.cargo/lib/sightline/)
 with a binary outside of a checkout: run `make install PREFIX=DIR` in the checkout, which installs \
 the library, too
 with a library of your own: set --onnxruntime, SIGHTLINE_ONNXRUNTIME or ORT_DYLIB_PATH to its path

@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::accept::negotiate;
 use super::respond::{Finished, respond, respond_image};
 use super::task::{ResponseOf, TaskRoute};
-use crate::draw::DrawnFormat;
+use crate::draw::{Drawing, DrawnFormat};
 use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::parameters::Params;
-use crate::parameters::tasks::{MAX_DETECTIONS, detect_options};
+use crate::parameters::tasks::{MAX_DETECTIONS, detect_options, style};
 use crate::pipeline::{self, Detected};
 use crate::postprocess::detect::{DetectOptions, LabeledDetection};
 use crate::store::ModelSource;
@@ -46,7 +46,7 @@ impl<'a> DetectedBody<'a> {
 /// boxes drawn in.
 pub(super) struct Detect {
     options: DetectOptions,
-    drawn: Option<DrawnFormat>,
+    drawn: Option<Drawing>,
 }
 
 impl TaskRoute for Detect {
@@ -57,6 +57,9 @@ impl TaskRoute for Detect {
         "max_detections",
         "classes",
         "annotate",
+        "palette",
+        "line_width",
+        "labels",
     ];
     type Postprocess = pipeline::Detect;
 
@@ -85,7 +88,7 @@ impl TaskRoute for Detect {
     }
 
     fn respond(&self, mut response: ResponseOf<Self>) -> Result<Finished, ServeError> {
-        let Some(format) = self.drawn else {
+        let Some(Drawing { format, .. }) = self.drawn else {
             let model = Arc::clone(&response.model);
             return respond(response, |detected| {
                 DetectedBody::new(&detected, &model.labels)
@@ -97,10 +100,13 @@ impl TaskRoute for Detect {
     }
 }
 
-/// Returns the file format of the drawn image, or `None` unless the client sets `annotate=true`.
-fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>, ServeError> {
-    if params.flag("annotate")? {
-        return Ok(Some(negotiate(headers, &DrawnFormat::OFFERS)?));
+/// Returns the file format and style of the drawn image, or `None` unless the client sets `annotate=true`.
+fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<Drawing>, ServeError> {
+    let annotate = params.flag("annotate")?;
+    let style = style(params, annotate)?;
+    if annotate {
+        let format = negotiate(headers, &DrawnFormat::OFFERS)?;
+        return Ok(Some(Drawing { format, style }));
     }
     negotiate(headers, &[("application/json", None)])
 }

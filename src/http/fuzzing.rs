@@ -14,7 +14,7 @@ use super::extract::{Form, Framing, framing, json_images, multipart_images};
 use super::v2;
 use crate::error::ServeError;
 use crate::parameters::Params;
-use crate::parameters::tasks::classes;
+use crate::parameters::tasks::{classes, style};
 
 /// Maximum number of images that the parsers accept in one request body.
 const MAX_IMAGES: usize = 8;
@@ -45,7 +45,8 @@ fn parse_query(uri: &Uri) -> Result<(), ServeError> {
     assert!(model.is_none_or(|model| model.len() <= uri.query().map_or(0, str::len)));
     params.orientation()?;
     params.decode()?;
-    params.flag("annotate")?;
+    let annotate = params.flag("annotate")?;
+    style(&mut params, annotate)?;
     let top_k = params.integer("top_k", 1..=100, 5)?;
     assert!((1..=100).contains(&top_k));
     if let Some(threshold) = params.share("score_threshold")? {

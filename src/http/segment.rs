@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::accept::negotiate;
 use super::respond::{Finished, respond, respond_image};
 use super::task::{ResponseOf, TaskRoute};
-use crate::draw::DrawnFormat;
+use crate::draw::{Drawing, DrawnFormat};
 use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::parameters::{Params, bad, tasks};
@@ -64,7 +64,14 @@ pub(super) struct Segment {
 
 impl TaskRoute for Segment {
     const TASK: Task = Task::Segmentation;
-    const PARAMETERS: &'static [&'static str] = &["mask", "size", "annotate"];
+    const PARAMETERS: &'static [&'static str] = &[
+        "mask",
+        "size",
+        "annotate",
+        "palette",
+        "line_width",
+        "labels",
+    ];
     type Postprocess = pipeline::Segment;
 
     fn parse(
@@ -80,6 +87,7 @@ impl TaskRoute for Segment {
         let chosen = params.optional_choice("mask", &encodings)?;
         let encoding = chosen.unwrap_or(MaskEncoding::Png);
         let annotate = params.flag("annotate")?;
+        let style = tasks::style(params, annotate)?;
         let word = |encoding| {
             let mut words = encodings.iter().filter(|(_, other)| *other == encoding);
             words.next().map_or("", |(word, _)| word)
@@ -95,7 +103,7 @@ impl TaskRoute for Segment {
             }
             let format = negotiate(headers, &DrawnFormat::OFFERS)?;
             return Ok(Self {
-                encoding: MaskEncoding::Drawn(format),
+                encoding: MaskEncoding::Drawn(Drawing { format, style }),
                 size,
                 image: Some(format.media_type()),
             });

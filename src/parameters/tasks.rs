@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::{Params, bad};
+use crate::draw::{ColorScheme, LINE_WIDTHS, LabelText, Style};
 use crate::error::ServeError;
 use crate::pipeline::MaskSize;
 use crate::postprocess::detect::DetectOptions;
@@ -47,6 +48,33 @@ pub(crate) fn detect_options(
 pub(crate) fn mask_size(params: &mut Params) -> Result<MaskSize, ServeError> {
     let sizes = [("input", MaskSize::Input), ("logits", MaskSize::Logits)];
     params.choice("size", &sizes, MaskSize::Input)
+}
+
+/// The parameters of drawings, see [`style`].
+const STYLE: [&str; 3] = ["palette", "line_width", "labels"];
+
+/// Takes `palette`, `line_width` and `labels`, the appearance of a drawing.
+///
+/// # Errors
+/// If a value is invalid, or if one of them is set although nothing is drawn.
+pub(crate) fn style(params: &mut Params, drawn: bool) -> Result<Style, ServeError> {
+    if !drawn {
+        for name in STYLE {
+            if let Some(value) = params.take(name)? {
+                let expected = format!("no `{name}` without `annotate=true`");
+                return Err(bad(name, &expected, &value));
+            }
+        }
+    }
+    let [palette, line_width, labels] = STYLE;
+    let widths = *LINE_WIDTHS.start() as usize..=*LINE_WIDTHS.end() as usize;
+    Ok(Style {
+        palette: params.optional_choice(palette, &ColorScheme::ALL)?,
+        line_width: params
+            .optional_integer(line_width, widths)?
+            .map(|width| width as u32),
+        labels: params.choice(labels, &LabelText::ALL, LabelText::default())?,
+    })
 }
 
 /// Returns the ids of the classes whose labels are listed in `names`, separated by commas. A label
@@ -106,5 +134,49 @@ mod tests {
         let error = ids(&long).unwrap_err().to_string();
         assert!(error.starts_with("`classes`: expected at most"), "{error}");
         assert_eq!(ids(&long[4..]).unwrap(), [4, 5]);
+    }
+    #[test]
+    fn drawings_have_a_style() {
+        let style = |query: &[(&str, &str)], drawn| {
+            let pairs = query
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            style(&mut Params::new(pairs.collect()), drawn).map_err(|error| error.to_string())
+        };
+        assert_eq!(style(&[], true), Ok(Style::default()));
+        assert_eq!(style(&[], false), Ok(Style::default()));
+        let all = [("palette", "voc"), ("line_width", "100"), ("labels", "off")];
+        let expected = Style {
+            palette: Some(ColorScheme::Voc),
+            line_width: Some(100),
+            labels: LabelText::Off,
+        };
+        assert_eq!(style(&all, true), Ok(expected));
+        for (name, value, expected) in [
+            (
+                "palette",
+                "VOC",
+                "expected bright or voc or colorblind, got VOC",
+            ),
+            ("palette", "", "got nothing"),
+            (
+                "line_width",
+                "0",
+                "expected a whole number from 1 to 100, got 0",
+            ),
+            (
+                "line_width",
+                "101",
+                "expected a whole number from 1 to 100, got 101",
+            ),
+            ("line_width", "2.5", "got 2.5"),
+            ("labels", "true", "expected off or name or score, got true"),
+        ] {
+            let error = style(&[(name, value)], true).unwrap_err();
+            assert!(error.starts_with(&format!("`{name}`: ")), "{error}");
+            assert!(error.contains(expected), "{error}");
+            let error = style(&[(name, value)], false).unwrap_err();
+            assert!(error.contains("without `annotate=true`"), "{error}");
+        }
     }
 }

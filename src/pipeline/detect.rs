@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::input::check_drawable;
 use super::{Cost, Input, Postprocess, PostprocessInput, Timing};
-use crate::draw::{self, DrawnFormat};
+use crate::draw::{self, Drawing};
 use crate::engine::Outputs;
 use crate::error::ServeError;
 use crate::image::ImageSize;
@@ -17,8 +17,8 @@ use crate::registry::LoadedModel;
 pub struct Detect {
     /// Thresholds, maximum number of detections, and classes to return.
     pub options: DetectOptions,
-    /// File format of the image with the boxes drawn in. `None` if nothing is drawn.
-    pub drawn: Option<DrawnFormat>,
+    /// Format and style of the image with the boxes drawn in. `None` if nothing is drawn.
+    pub drawn: Option<Drawing>,
 }
 
 /// The detections of one image.
@@ -62,9 +62,9 @@ impl Postprocess for Detect {
         drop(outputs);
         let detected = Instant::now();
         let drawn = match self.drawn {
-            Some(format) => {
+            Some(Drawing { format, style }) => {
                 let mut image = input.decode()?;
-                draw::detections(&mut image, &detections, &model.labels, &input.cancel)?;
+                draw::detections(&mut image, &detections, &model.labels, style, &input.cancel)?;
                 Some(draw::encode(&image, format, &input.cancel)?)
             }
             None => None,

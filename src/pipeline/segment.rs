@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::input::{check_drawable, check_masks};
 use super::{Cost, Input, Postprocess, PostprocessInput, Timing, finite};
-use crate::draw;
+use crate::draw::{self, Drawing};
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::ImageSize;
@@ -193,9 +193,9 @@ impl Segment {
             }
             MaskEncoding::Rle => Some(EncodedMask::Rle(mask_rle(mask, &input.cancel)?)),
             MaskEncoding::None => None,
-            MaskEncoding::Drawn(format) => {
+            MaskEncoding::Drawn(Drawing { format, style }) => {
                 let mut image = input.decode()?;
-                draw::segmentation(&mut image, mask, classes, &input.cancel)?;
+                draw::segmentation(&mut image, mask, classes, style, &input.cancel)?;
                 Some(EncodedMask::Drawn(draw::encode(
                     &image,
                     format,

@@ -12,6 +12,7 @@ use super::load::Target;
 use super::plot::{Axis, Chart, Line, Mark, Point, Series};
 use super::record::Record;
 use super::remote::Load;
+use super::schedule::Arrivals;
 use crate::cli::say::{complain, say};
 
 /// Most connections if `--connections` is not set.
@@ -60,7 +61,7 @@ pub(super) fn measure(subject: &Subject<'_>, args: &BenchArgs) -> Result<Curve> 
         let load = Load {
             target: subject.target,
             images: subject.images,
-            rate: None,
+            arrivals: Arrivals::Closed,
             connections,
             length: Duration::from_millis(args.round_ms),
             count: u64::MAX,

@@ -10,7 +10,8 @@ use onnx_export::text::printable;
 use serde::Serialize;
 use sightline::config::{DEFAULT_LISTEN, ListenAddress};
 
-use super::say::say;
+use super::color;
+use super::say::{print_marked, say};
 use super::{RuntimeArgs, StoreArgs};
 
 #[derive(Debug, Args)]
@@ -124,14 +125,15 @@ pub(super) fn run(args: &DoctorArgs) -> Result<()> {
 
 /// Prints one check.
 fn print(check: &Check) -> Result<()> {
-    let verdict = match check.verdict {
-        Verdict::Ok => "ok",
-        Verdict::Warning => "warning",
-        Verdict::Failure => "FAILURE",
+    let (verdict, style) = match check.verdict {
+        Verdict::Ok => ("ok", color::GOOD),
+        Verdict::Warning => ("warning", color::DOUBTFUL),
+        Verdict::Failure => ("FAILURE", color::BAD),
     };
     // Errors of files and libraries have several lines.
     let indented = |text: &str| printable(text, &['\n']).replace('\n', "\n                      ");
-    say!("{verdict:8}  {:12}{}", check.name, indented(&check.found))?;
+    let rest = format!("  {:12}{}", check.name, indented(&check.found));
+    print_marked(style, &format!("{verdict:8}"), &rest)?;
     match &check.fix {
         Some(fix) => say!("                      {}", indented(&format!("fix: {fix}"))),
         None => Ok(()),

@@ -22,6 +22,7 @@ use super::dataset::Dataset;
 use super::figures::{Figure, figures};
 use super::record::{Record, Subject};
 use crate::cli::journal::{Journal, Run};
+use crate::cli::progress::Spinner;
 use crate::cli::say::complain;
 use crate::cli::trial;
 
@@ -164,7 +165,9 @@ pub(super) fn evaluate(
         cache: &args.cache.cache(),
         caches_later: false,
     };
+    let spinner = Spinner::new(format!("loading {}", source.manifest.name));
     let model = loading.load(source.clone(), plan)?;
+    drop(spinner);
     let mut evaluated = Evaluated {
         source,
         decode,

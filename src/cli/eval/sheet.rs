@@ -147,7 +147,7 @@ fn decoded(bytes: &[u8], evaluated: &Evaluated) -> Result<RgbImage> {
 fn drawn_mask(evaluated: &Evaluated, dataset: &Dataset, bytes: Vec<u8>) -> Result<Vec<u8>> {
     let segment = Segment {
         size: MaskSize::Input,
-        encoding: MaskEncoding::Drawn(DrawnFormat::Png),
+        encoding: MaskEncoding::Drawn(DrawnFormat::Png.into()),
     };
     let subject = evaluated.subject(dataset, MaskSizeName::Input);
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -4,7 +4,8 @@ use anyhow::Result;
 use onnx_export::text::shown;
 
 use super::{BUILT_IN, Row};
-use crate::cli::say::say;
+use crate::cli::color;
+use crate::cli::say::{print_marked, say};
 
 /// Maximum width of the column of the models' names; a longer name moves the rest of its own line.
 const NAME: usize = 38;
@@ -15,7 +16,12 @@ const HEAD: [&str; 6] = ["MODEL", "HERE", "VARIANTS", "TASK", "PARAMS", "PUBLISH
 
 /// Prints the models of `rows`, the built-in and installed ones first.
 pub(super) fn print(rows: &[Row]) -> Result<()> {
-    for line in lines(rows) {
+    let lines = lines(rows);
+    let (head, models) = lines
+        .split_first()
+        .map_or(("", &[][..]), |(head, models)| (head.as_str(), models));
+    print_marked(color::HEAD, head, "")?;
+    for line in models {
         say!("{line}")?;
     }
     say!("\n`sightline models NAME` shows one model in detail, with the URLs of its checkpoints")

@@ -15,7 +15,7 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
 use sightline::admission::{Admission, Deadline};
 use sightline::app::{App, Limits};
-use sightline::draw::DrawnFormat;
+use sightline::draw::{Drawing, DrawnFormat};
 use sightline::engine::OnnxRuntime;
 use sightline::image::{DecodeMode, DecodeOptions, Orientation};
 use sightline::manifest::Task;
@@ -30,6 +30,7 @@ use sightline::threads::usable_cores;
 
 use super::say::complain;
 use super::staging::write_file;
+use super::style::StyleArgs;
 use super::{CacheArgs, LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs, trial};
 use format::Format;
 use inputs::{Image, images};
@@ -91,6 +92,8 @@ pub(super) struct PredictArgs {
     /// names. Images of folders keep their subfolders
     #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
     annotate: Option<PathBuf>,
+    #[command(flatten)]
+    style: StyleArgs,
     /// Folder for masks as PNG files with a palette, whose values are the classes (segmentation); replaces files of the
     /// same names
     #[arg(
@@ -251,7 +254,10 @@ impl<'a> Predictor<'a> {
         let (args, model) = (self.args, &self.model);
         let at = |folder: &Option<PathBuf>| folder.as_deref().map(|folder| image.drawn_in(folder));
         let (annotated, mask) = (at(&args.annotate), at(&args.masks));
-        let drawn = annotated.as_ref().map(|_| DrawnFormat::Png);
+        let drawn = annotated.as_ref().map(|_| Drawing {
+            format: DrawnFormat::Png,
+            style: args.style.style(),
+        });
         Ok(match model.manifest.task {
             Task::Classification => {
                 let top_k = args.top_k;

@@ -79,6 +79,9 @@ pub(in crate::cli) struct QuantizeArgs {
     /// Output folder for the fp32 and int8 model, or path of the fp32 .onnx file [default: next to MODEL]
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: Option<PathBuf>,
+    /// Print the report as JSON instead of text
+    #[arg(long, env = "SIGHTLINE_JSON")]
+    pub(super) json: bool,
     #[command(flatten)]
     pub(super) store: StoreArgs,
     #[command(flatten)]
@@ -118,6 +121,7 @@ impl QuantizeArgs {
             min_agreement: None,
             force: false,
             is_default: false,
+            json: false,
             out: None,
             store,
             runtime,

@@ -26,6 +26,7 @@ use sightline::threads::usable_cores;
 
 use super::keep::Existing;
 use super::output::{OutputPaths, file_name, stage_files, write_reports};
+use super::progress::Spinner;
 use super::publish::{expect, file_set, record_sha256, record_source, write_set};
 use super::say::say;
 pub(super) use args::QuantizeArgs;
@@ -82,9 +83,11 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let paths = args.paths(&source)?;
     let named = args.named(&source, &paths)?;
     let replaced = replaced(args, &source, &paths)?;
+    let spinner = Spinner::new("reading the photographs");
     let photographs =
         Photographs::read(&args.calibration, args.images, &source.manifest.preprocess)?;
     let runtime = args.runtime.load()?;
+    spinner.next(format!("loading {}", source.manifest.name));
     let float = source.graphs()?;
     let work = Work {
         runtime: &runtime,
@@ -97,6 +100,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let mut engine = engine.with_context(|| cannot_quantize(&source, Role::Network))?;
     check_activation(&source.manifest, &mut *engine)?;
     drop(engine);
+    drop(spinner);
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
     let int8 = quantized(&float, &recipes, goal.target)?;
     let graphs = Precisions {
@@ -107,7 +111,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let text = report.to_string();
     // The result is checked later: a closed stdout must not prevent the files from being written.
-    let said = say!("{}", text.trim_end());
+    let said = say!("{}", if args.json { &json } else { &text }.trim_end());
     let (json_path, text_path) = (
         paths.beside("int8.report.json"),
         paths.beside("int8.report.txt"),
@@ -135,6 +139,9 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     };
     let notes = quantized.write(named, &paths, &reports)?;
     said?;
+    if args.json {
+        return Ok(());
+    }
     for note in notes {
         say!("{note}")?;
     }

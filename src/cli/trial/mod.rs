@@ -162,6 +162,8 @@ fn start(library: &Path, input: File, output: File) -> Result<Child> {
         .arg(library)
         // The allocator returns freed memory to the system, so that the child measures what the model keeps.
         .envs(VARIABLES)
+        // The parent prints what the child writes, and escapes it.
+        .env("NO_COLOR", "1")
         // A process group of its own: Ctrl-C at a terminal reaches only the parent, whose end stops the child.
         .process_group(0)
         .stdin(input)

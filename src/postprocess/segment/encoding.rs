@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Serialize, Serializer};
 
 use super::RleMask;
-use crate::encode::DrawnFormat;
+use crate::draw::Drawing;
 
 /// The encoding of a mask that a client can request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub enum MaskEncoding {
     Rle,
     /// No mask: the response has only the statistics of the classes.
     None,
-    /// The image with the mask and a legend drawn into it, in this file format.
-    Drawn(DrawnFormat),
+    /// The image with the mask and a legend drawn into it.
+    Drawn(Drawing),
 }
 
 /// A mask encoded as requested by a [`MaskEncoding`]. Serialized as `{"encoding", "data"}`, with
