@@ -14,7 +14,7 @@
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
 //! checks; [`cache`] keeps optimized networks; [`download`] fetches checkpoints for the command line; [`evaluate`]
-//! computes the accuracy of results against annotations; [`inference`] and [`grpc`] speak the Open Inference Protocol;
+//! computes the accuracy of results against annotations; [`segments`] are bodies as they arrived; [`inference`] and [`grpc`] speak the Open Inference Protocol;
 //! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
 //! deployment; [`keys`] checks API keys; [`metrics`] and [`process`] measure the running server, which [`identity`]
 //! names; [`error`] unites the errors of all layers that a request passes.
@@ -55,6 +55,7 @@ pub mod postprocess;
 pub mod process;
 pub mod quantize;
 pub mod registry;
+pub mod segments;
 mod simd;
 pub mod store;
 pub mod telemetry;

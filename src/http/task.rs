@@ -8,17 +8,17 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
+use super::begun::Begun;
 use super::extract::{
     BodyFormat, Fields, Form, Framing, GZIP, INLINE_BYTES, encoding, framing, read_body,
-    read_inputs, refuse,
+    read_inputs,
 };
 use super::gunzip::Compression;
 use super::problem::Problem;
 use super::respond::Finished;
-use super::traces;
-use crate::admission::{Admission, Deadline, Watch, admit, pace};
+use crate::admission::{Admission, Watch, pace};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeMode, DecodeOptions, Orientation};
@@ -108,36 +108,17 @@ pub(super) async fn handle<T: TaskRoute>(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let deadline = Deadline::after(app.limits.request_timeout);
-    let (parts, mut body) = request.into_parts();
-    let trace = traces::trace_of(&parts.extensions);
-    let admitting = trace.begin(Stage::admission);
-    let mut watch = Watch::new(&app.metrics);
-    let admitted = admit(&app, deadline, &mut watch, || {
-        Head::<T>::parse(&app, &parts)
-    })
-    .await
-    .and_then(Head::checked);
-    let (head, admission) = match admitted {
-        Ok((head, admission)) => {
-            admitting.end();
-            (head, admission.traced(trace))
-        }
-        Err(error) => {
-            let rejected = failed(&app, watch, error).await;
-            drop(admitting);
-            refuse(&parts.headers, &mut body).await;
-            return Err(rejected);
-        }
-    };
-    match process(&app, head, admission, parts, &mut body).await {
-        Ok(finished) => {
-            let served = &finished.served;
-            watch.succeeded(&served.model, &served.timing);
-            Ok(finished.into_response())
-        }
-        Err(error) => Err(failed(&app, watch, error).await),
-    }
+    let find = |parts: &Parts| Head::<T>::parse(&app, parts);
+    let check = |head: &Head<T>, admission: &Admission| head.task.check_model(&admission.model);
+    let Begun {
+        head,
+        admission,
+        parts,
+        mut body,
+        outcome,
+    } = Begun::new(&app, request, find, check).await?;
+    let finished = process(&app, head, admission, parts, &mut body).await;
+    outcome.respond(finished).await
 }
 
 /// Reads the body of an admitted request, runs the pipeline, and converts the results to the response.
@@ -152,6 +133,7 @@ async fn process<T: TaskRoute>(
     let receiving = trace.begin(Stage::receive);
     let body = read_body(app, &mut admission, head.encoding, &parts.headers, body).await?;
     receiving.end();
+    let body = body.into_bytes();
     let work = async {
         let (task, results) = head.run(app, admission, parts, body).await?;
         let encoding = trace.begin(Stage::encode);
@@ -228,12 +210,6 @@ impl<T: TaskRoute> Head<T> {
             task,
         };
         Ok((head, Arc::clone(model)))
-    }
-
-    /// Checks that the model can serve the route.
-    fn checked((head, admission): (Self, Admission)) -> Result<(Self, Admission), ServeError> {
-        head.task.check_model(&admission.model)?;
-        Ok((head, admission))
     }
 
     /// Finds the images in the request body and runs the pipeline on them. Returns the task of this
