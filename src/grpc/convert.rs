@@ -250,7 +250,7 @@ mod tests {
         let typed = message(vec![tensor("FP32", values(&[1.0; 10]))], &[]);
         assert_eq!(bytes(&typed), 80);
         assert_eq!(bytes(&message(vec![bare("FP32")], &[b"\0\0\x80\x3f"])), 4);
-        let empty = message(vec![tensor("BYTES", elements(&[b""; 10]))], &[]);
+        let empty = message(vec![tensor("BYTES", elements(&[b"".as_slice(); 10]))], &[]);
         assert!(bytes(&empty) >= 10 * size_of::<Bytes>());
     }
 

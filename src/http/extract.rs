@@ -100,7 +100,7 @@ pub(super) async fn read_inputs(
     admission: &mut Admission,
     format: BodyFormat,
     parts: Parts,
-    body: Bytes,
+    body: Segments,
 ) -> Result<Content<Input>, ServeError> {
     // Before the body is parsed, so that an overloaded server rejects a request for little work.
     admission.reserve_images(1)?;
@@ -108,7 +108,7 @@ pub(super) async fn read_inputs(
     let started = Instant::now();
     let scan = move || {
         let started = Instant::now();
-        let inputs = format.inputs(parts, body);
+        let inputs = format.inputs(parts, body.into_bytes());
         (inputs, started.elapsed())
     };
     let (inputs, scanning) = if bytes <= INLINE_BYTES {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
@@ -28,6 +28,7 @@ use crate::parameters::Params;
 use crate::pipeline::{self, Cost, Postprocess, check_memory, decode_fast};
 use crate::pool::JobCost;
 use crate::registry::{Entry, LoadedModel};
+use crate::segments::Segments;
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
@@ -133,7 +134,6 @@ async fn process<T: TaskRoute>(
     let receiving = trace.begin(Stage::receive);
     let body = read_body(app, &mut admission, head.encoding, &parts.headers, body).await?;
     receiving.end();
-    let body = body.into_bytes();
     let work = async {
         let (task, results) = head.run(app, admission, parts, body).await?;
         let encoding = trace.begin(Stage::encode);
@@ -219,7 +219,7 @@ impl<T: TaskRoute> Head<T> {
         app: &App,
         mut admission: Admission,
         parts: Parts,
-        body: Bytes,
+        body: Segments,
     ) -> Result<(T, ResponseOf<T>), ServeError> {
         let format = BodyFormat {
             framing: self.framing,

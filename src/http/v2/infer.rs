@@ -20,7 +20,7 @@ use super::write::{Form, write};
 use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
-use crate::inference::{self, InferRequest, InferResponse, InputTensor, Target, whole_body};
+use crate::inference::{self, Face, InferRequest, InferResponse, InputTensor, Target, whole_body};
 use crate::metrics::Stage;
 use crate::parameters::bad;
 use crate::pipeline::INLINE_BYTES;
@@ -30,6 +30,8 @@ use crate::segments::Segments;
 
 /// Predicted time to parse a message, in nanoseconds per byte of JSON.
 const PARSE_NANOS_PER_BYTE: u64 = 10;
+/// Predicted time to join the pieces of a body, in nanoseconds per byte.
+const JOIN_NANOS_PER_BYTE: u64 = 1;
 /// Predicted time to write a response, in nanoseconds per byte of its outputs.
 const WRITE_NANOS_PER_BYTE: u64 = 10;
 
@@ -109,6 +111,10 @@ impl Head {
             Framing::Json => None,
             Framing::Binary { header } => Some(header),
             Framing::Tensor => {
+                let body = match self.target.face {
+                    Face::Image => joined(app, body).await?,
+                    Face::Tensor => body,
+                };
                 let input = whole_body(&admission.model, self.target.face, body)?;
                 let request = InferRequest {
                     inputs: vec![input],
@@ -165,6 +171,16 @@ impl Head {
             default,
         }
     }
+}
+
+/// Returns the image file `body` in one piece. The pieces of a large one are joined on the image pool.
+async fn joined(app: &App, body: Segments) -> Result<Segments, ServeError> {
+    let join = move |body: Segments| Segments::from(body.into_bytes());
+    if body.len() <= INLINE_BYTES || body.pieces().len() == 1 {
+        return Ok(join(body));
+    }
+    let cost = JobCost::time(body.len() as u64 * JOIN_NANOS_PER_BYTE);
+    app.pool.run(cost, move || join(body)).await
 }
 
 /// Runs `job`, which reads `bytes` bytes of JSON: on the image pool if they are many.
