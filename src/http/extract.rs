@@ -300,7 +300,7 @@ async fn collect(
     let limit = app.limits.max_body_bytes;
     let mut kept = Segments::default();
     // The parts that arrived since the last one in `kept`.
-    let mut copied = Vec::new();
+    let mut copied: Vec<u8> = Vec::new();
     while let Some(data) = next_data(body, admission.deadline).await? {
         let needed = copied.len() + data.len();
         if kept.len() + needed > limit {
