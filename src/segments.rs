@@ -135,7 +135,13 @@ mod tests {
                 let taken = rest.split_to(count);
                 let (expected, left) = bytes.split_at(count.min(20));
                 assert_eq!((taken.len(), rest.len()), (expected.len(), left.len()));
-                assert!(taken.pieces().iter().chain(rest.pieces()).all(|p| !p.is_empty()));
+                assert!(
+                    taken
+                        .pieces()
+                        .iter()
+                        .chain(rest.pieces())
+                        .all(|p| !p.is_empty())
+                );
                 assert_eq!(taken.into_bytes(), expected);
                 assert_eq!(rest.into_bytes(), left);
             }
@@ -163,6 +169,9 @@ mod tests {
         assert_ne!(pieces(b"abcdef", 2), pieces(b"abcde", 2));
         let one = Bytes::from_static(b"abc");
         // One piece is not copied.
-        assert_eq!(Segments::from(one.clone()).into_bytes().as_ptr(), one.as_ptr());
+        assert_eq!(
+            Segments::from(one.clone()).into_bytes().as_ptr(),
+            one.as_ptr()
+        );
     }
 }

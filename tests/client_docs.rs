@@ -49,7 +49,9 @@ fn examples(page: &str) -> Vec<Example> {
     let mut next = Example::default();
     let mut inside = false;
     for (index, line) in page.lines().enumerate() {
-        let comment = line.strip_prefix("<!-- ").and_then(|l| l.strip_suffix(" -->"));
+        let comment = line
+            .strip_prefix("<!-- ")
+            .and_then(|l| l.strip_suffix(" -->"));
         if inside && line == "```" {
             inside = false;
             examples.push(std::mem::take(&mut next));
@@ -92,7 +94,11 @@ impl Scene {
             std::fs::copy(common::path("photos").join(name), photos.join(name)).unwrap();
         }
         let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("open-inference/proto");
-        std::fs::copy(proto.join("inference.proto"), folder.path().join("inference.proto")).unwrap();
+        std::fs::copy(
+            proto.join("inference.proto"),
+            folder.path().join("inference.proto"),
+        )
+        .unwrap();
         Self {
             server,
             grpc,
@@ -133,10 +139,17 @@ impl Scene {
             return Some(missing);
         }
         let line = example.line;
-        assert_ne!(output.status.code(), Some(NOT_FOUND), "line {line}: {shown:?}");
+        assert_ne!(
+            output.status.code(),
+            Some(NOT_FOUND),
+            "line {line}: {shown:?}"
+        );
         assert!(output.status.success(), "line {line}: {shown:?}");
         for text in &example.prints {
-            assert!(shown[0].contains(text), "line {line}: no `{text}` in {shown:?}");
+            assert!(
+                shown[0].contains(text),
+                "line {line}: no `{text}` in {shown:?}"
+            );
         }
         None
     }
@@ -181,7 +194,9 @@ fn examples_work_as_they_are_written() {
     for example in &examples {
         let Example { line, language, .. } = example;
         match scene.run(example) {
-            Some(reason) => skip::announce(&format!("docs/clients.md:{line} ({language})"), &reason),
+            Some(reason) => {
+                skip::announce(&format!("docs/clients.md:{line} ({language})"), &reason)
+            }
             None => passed += 1,
         }
     }

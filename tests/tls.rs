@@ -115,7 +115,10 @@ where
     while let Some(data) = body.data().await {
         received.extend(data.unwrap());
     }
-    (received, rejected.map(|text| text.to_str().unwrap().to_owned()))
+    (
+        received,
+        rejected.map(|text| text.to_str().unwrap().to_owned()),
+    )
 }
 
 #[test]
@@ -128,7 +131,10 @@ fn grpc_is_served_over_tls_and_not_without() {
         let stream = connect(address, config).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         // `live`, field 1, is true.
-        assert_eq!(live(stream, "https").await, (vec![0, 0, 0, 0, 2, 8, 1], None));
+        assert_eq!(
+            live(stream, "https").await,
+            (vec![0, 0, 0, 0, 2, 8, 1], None)
+        );
         let plain = tokio::net::TcpStream::connect(address).await.unwrap();
         let (received, rejected) = live(plain, "http").await;
         assert_eq!(received, b"");

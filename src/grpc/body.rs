@@ -129,7 +129,8 @@ impl hyper::body::Body for Metered {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         // A client that never lets the body wait cannot keep a stream open.
-        let is_late = !self.shape.single && self.pausing.is_none() && self.call.deadline.check().is_err();
+        let is_late =
+            !self.shape.single && self.pausing.is_none() && self.call.deadline.check().is_err();
         let frame = Pin::new(&mut self.body).poll_frame(context);
         let frame = match frame {
             Poll::Ready(frame) if !is_late => frame,

@@ -15,8 +15,8 @@ mod guards;
 mod multiplexed;
 mod streams;
 
-pub(crate) use guards::{Standby, StandingBy};
 pub(super) use guards::{BodyWait, InFlight, Unread};
+pub(crate) use guards::{Standby, StandingBy};
 use streams::{Overdue, Streams};
 
 /// Time limits of a connection. They limit the rate at which the body of a request arrives. The deadline

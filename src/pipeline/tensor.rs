@@ -78,13 +78,16 @@ mod tests {
     #[test]
     fn bytes_become_a_tensor() {
         let values = [1.0, -2.5, 0.0, -0.0, f32::MAX, f32::MIN_POSITIVE];
-        let tensor = RawTensor::new(SIZE, bytes(values).into()).unwrap().prepare();
+        let tensor = RawTensor::new(SIZE, bytes(values).into())
+            .unwrap()
+            .prepare();
         assert_eq!(tensor, PreparedImage::whole(SIZE, values.into()));
     }
 
     #[test]
     fn sizes_that_do_not_fit_the_bytes_are_rejected() {
-        let of = |width, height, bytes| RawTensor::new(ImageSize { width, height }, Bytes::into(bytes));
+        let of =
+            |width, height, bytes| RawTensor::new(ImageSize { width, height }, Bytes::into(bytes));
         let six = bytes([0.0; 6]);
         assert!(of(2, 1, six.slice(1..)).is_none());
         assert!(of(1, 1, six.clone()).is_none());

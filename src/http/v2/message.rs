@@ -108,7 +108,8 @@ pub(super) fn parse(body: Segments, header: Option<usize>) -> Result<Message, Se
     let document: Document<'_> = object(&json)?;
     let alone = document.inputs.0.len() == 1;
     let inputs = document.inputs.0.into_iter().enumerate();
-    let inputs = inputs.map(|(index, Object(input))| input.read(index, alone, (&json, &mut binary)));
+    let inputs =
+        inputs.map(|(index, Object(input))| input.read(index, alone, (&json, &mut binary)));
     let inputs: Vec<Input> = inputs.collect::<Result<_, _>>()?;
     if !binary.is_empty() {
         let expected = "sizes of binary inputs that add up to the bytes after the JSON";
