@@ -94,6 +94,54 @@ fn tls_serves_http_1_and_http_2_in_both_versions() {
     );
 }
 
+/// Asks by gRPC whether the server lives. Returns the body of the response, and the message with which it is rejected.
+async fn live<S>(stream: S, scheme: &str) -> (Vec<u8>, Option<String>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let path = format!("{scheme}://x/inference.GRPCInferenceService/ServerLive");
+    let request = ureq::http::Request::post(path)
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let (response, mut body) = send.send_request(request, false).unwrap();
+    body.send_data(vec![0; 5].into(), true).unwrap();
+    let response = response.await.unwrap();
+    let rejected = response.headers().get("grpc-message").cloned();
+    let mut body = response.into_body();
+    let mut received = Vec::new();
+    while let Some(data) = body.data().await {
+        received.extend(data.unwrap());
+    }
+    (
+        received,
+        rejected.map(|text| text.to_str().unwrap().to_owned()),
+    )
+}
+
+#[test]
+fn grpc_is_served_over_tls_and_not_without() {
+    let authority = Authority::new();
+    let server = start(&authority, &["--grpc-listen", "127.0.0.1:0"]);
+    let address: std::net::SocketAddr = server.printed("gRPC on ").trim().parse().unwrap();
+    block_on(async {
+        let config = authority.config(ALL, &["h2"], None);
+        let stream = connect(address, config).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        // `live`, field 1, is true.
+        assert_eq!(
+            live(stream, "https").await,
+            (vec![0, 0, 0, 0, 2, 8, 1], None)
+        );
+        let plain = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (received, rejected) = live(plain, "http").await;
+        assert_eq!(received, b"");
+        assert!(rejected.unwrap().contains("TLS"));
+    });
+}
+
 #[test]
 fn clients_without_tls_get_a_response_that_says_so() {
     let authority = Authority::new();

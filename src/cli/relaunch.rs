@@ -10,11 +10,14 @@ use std::process::Command;
 /// Keeps ONNX Runtime from starting its telemetry, which has threads, a database in the user's cache and uploads.
 pub(super) const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
 /// The variables that this program sets unless they are set.
-const VARIABLES: [(&str, &str); 2] = [
+const VARIABLES: [(&str, &str); 3] = [
     NO_TELEMETRY,
-    // glibc returns buffers of at least 1 MiB to the operating system when they are freed. By default it learns to
-    // keep them (docs/limits.md, "Memory after a burst").
-    ("MALLOC_MMAP_THRESHOLD_", "1048576"),
+    // glibc returns buffers of at least 4 MiB to the operating system when they are freed, and smaller ones when a heap
+    // ends with 8 MiB of them. By default it learns to keep buffers of up to 32 MiB. The buffers of a usual request are
+    // below both limits: to return them, and to get them again with the next request, would cost hundreds of page
+    // faults. A fixed first limit makes the second one 128 KiB unless it is set, too (docs/limits.md).
+    ("MALLOC_MMAP_THRESHOLD_", "4194304"),
+    ("MALLOC_TRIM_THRESHOLD_", "8388608"),
 ];
 
 /// Starts this program again, as the same process, if one of the variables is not set. Must be called before threads are

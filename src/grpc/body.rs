@@ -128,10 +128,19 @@ impl hyper::body::Body for Metered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            ready!(self.poll_late(context));
-            let limit = self.call.deadline.limit();
-            return Poll::Ready(Some(Err(self.fail(ServeError::BodyTimeout { limit }))));
+        // A client that never lets the body wait cannot keep a stream open.
+        let is_late =
+            !self.shape.single && self.pausing.is_none() && self.call.deadline.check().is_err();
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let frame = match frame {
+            Poll::Ready(frame) if !is_late => frame,
+            Poll::Ready(_) | Poll::Pending => {
+                if !is_late {
+                    ready!(self.poll_late(context));
+                }
+                let limit = self.call.deadline.limit();
+                return Poll::Ready(Some(Err(self.fail(ServeError::BodyTimeout { limit }))));
+            }
         };
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(|error| self.fail(unreadable(error)))?;

@@ -21,14 +21,15 @@ const CLASSIFICATION: &str = "classification";
 const MAX_CLASSES: u64 = 100_000;
 
 /// Returns the number of bytes that the elements of a message take in memory. Typed FP32 elements take twice their size,
-/// because they are converted to bytes.
+/// because they are converted to bytes; each typed BYTES element has an entry in a list, even if it is empty.
 pub(super) fn bytes(message: &ModelInferRequest) -> usize {
     let raw = message.raw_input_contents.iter().map(Bytes::len);
     let typed = message.inputs.iter().filter_map(|input| {
         let contents = input.contents.as_ref()?;
         let elements: usize = contents.bytes_contents.iter().map(Bytes::len).sum();
+        let entries = contents.bytes_contents.capacity() * size_of::<Bytes>();
         let values = contents.fp32_contents.capacity() + contents.fp32_contents.len();
-        Some(elements + values * size_of::<f32>())
+        Some(elements + entries + values * size_of::<f32>())
     });
     raw.chain(typed).sum()
 }
@@ -75,7 +76,7 @@ fn input(
     no_shared_memory(&field("parameters"), tensor.parameters.keys())?;
     let datatype = DataType::parse(&field("datatype"), &tensor.datatype)?;
     let data = match (tensor.contents, raw) {
-        (None, Some(raw)) => TensorData::Raw(raw),
+        (None, Some(raw)) => TensorData::Raw(raw.into()),
         (Some(contents), None) => typed(&field("contents"), datatype, contents)?,
         (None, None) => {
             let expected = "elements here or in raw_input_contents";
@@ -112,7 +113,7 @@ fn typed(
             for value in values {
                 bytes.extend_from_slice(&value.to_le_bytes());
             }
-            Ok(TensorData::Raw(bytes.into()))
+            Ok(TensorData::Raw(Bytes::from(bytes).into()))
         }
         DataType::Bytes if values.is_empty() => Ok(TensorData::Elements(elements)),
         _ => Err(bad(
@@ -227,11 +228,11 @@ mod tests {
         let cases = [
             (
                 message(vec![bare("FP32")], &[b"\0\0\x80\x3f"]),
-                TensorData::Raw(one.clone().into()),
+                TensorData::Raw(Bytes::from(one.clone()).into()),
             ),
             (
                 message(vec![tensor("FP32", values(&[1.0]))], &[]),
-                TensorData::Raw(one.into()),
+                TensorData::Raw(Bytes::from(one).into()),
             ),
             (
                 message(vec![tensor("BYTES", elements(&[b"a", b""]))], &[]),
@@ -249,6 +250,8 @@ mod tests {
         let typed = message(vec![tensor("FP32", values(&[1.0; 10]))], &[]);
         assert_eq!(bytes(&typed), 80);
         assert_eq!(bytes(&message(vec![bare("FP32")], &[b"\0\0\x80\x3f"])), 4);
+        let empty = message(vec![tensor("BYTES", elements(&[b"".as_slice(); 10]))], &[]);
+        assert!(bytes(&empty) >= 10 * size_of::<Bytes>());
     }
 
     #[test]

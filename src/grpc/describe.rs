@@ -36,7 +36,11 @@ pub(super) fn metadata(metadata: ModelMetadata) -> ModelMetadataResponse {
         platform: metadata.platform.to_owned(),
         inputs: metadata.inputs.into_iter().map(tensor).collect(),
         outputs: metadata.outputs.into_iter().map(tensor).collect(),
-        ..ModelMetadataResponse::default()
+        properties: metadata
+            .properties
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
     }
 }
 

@@ -18,6 +18,7 @@ use super::status::status_of;
 use crate::admission::{Deadline, Watch};
 use crate::app::App;
 use crate::error::ServeError;
+use crate::http::activity::{Standby, StandingBy};
 use crate::http::keys::authorize;
 use crate::http::task::failed;
 use crate::keys::Grant;
@@ -99,6 +100,8 @@ impl Health for Probes {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Changes>, Status> {
         let call = Call::of(request.extensions())?;
+        let standby = request.extensions().get::<Standby>().cloned();
+        let standby = standby.unwrap_or_default();
         let place = Arc::clone(&self.watches).try_acquire_owned();
         let place = place.map_err(|_| Status::unavailable("too many watches at the same time"))?;
         let timeout = call
@@ -109,6 +112,8 @@ impl Health for Probes {
             app: Arc::clone(&self.app),
             service: request.into_inner().service,
             last: None,
+            standby,
+            since: None,
             deadline: Deadline::after(timeout.unwrap_or(LONGEST_WATCH)),
             limited: timeout.is_some(),
             _place: place,
@@ -131,6 +136,10 @@ struct Watched {
     service: String,
     /// The status that was sent last.
     last: Option<ServingStatus>,
+    /// Tells the connection that nothing is to be done until the status changes.
+    standby: Standby,
+    /// Exists while the watch waits for a change.
+    since: Option<StandingBy>,
     deadline: Deadline,
     /// Whether the client has set the deadline.
     limited: bool,
@@ -148,8 +157,10 @@ impl Watched {
             let status = serving(&self.app, &self.service);
             let status = status.unwrap_or(ServingStatus::ServiceUnknown);
             if self.last.replace(status) != Some(status) {
+                self.since = None;
                 return Ok(Some(status));
             }
+            self.since.get_or_insert_with(|| self.standby.begin());
             match self.deadline.check() {
                 Err(error) if self.limited => return Err(error),
                 Err(_) => return Ok(None),

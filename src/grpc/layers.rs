@@ -81,7 +81,19 @@ async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
             Problem::from(error).into_response()
         })
     };
-    call.finish(response)
+    record(call.finish(response))
+}
+
+/// Adds the status that metrics record to a response with which tonic alone has rejected the framing of a message. Others
+/// have a problem with their status, or have succeeded so far.
+fn record(mut response: Response) -> Response {
+    if response.extensions().get::<Problem>().is_none()
+        && let Some(ended) = Status::from_header_map(response.headers())
+    {
+        let status = recorded(of_client(ended).code());
+        response.extensions_mut().insert(RecordedStatus(status));
+    }
+    response
 }
 
 /// Returns what the messages of the method `path` may be. Some methods without tensors need no key.

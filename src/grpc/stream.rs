@@ -187,7 +187,17 @@ impl Session {
             deadline,
             body,
         };
-        inferring.run(request).await
+        let inferring = inferring.run(request);
+        // A model that is loaded first gives its request the full time again, but not more than the stream has.
+        match self.call.end {
+            None => inferring.await,
+            Some(end) => {
+                let passed = |_| Err(end.passed().into());
+                timeout_at(end.at().into(), inferring)
+                    .await
+                    .unwrap_or_else(passed)
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod multiplexed;
 mod streams;
 
 pub(super) use guards::{BodyWait, InFlight, Unread};
+pub(crate) use guards::{Standby, StandingBy};
 use streams::{Overdue, Streams};
 
 /// Time limits of a connection. They limit the rate at which the body of a request arrives. The deadline
@@ -124,6 +125,8 @@ enum Phase {
     SlowBody,
     /// Waits for the response to a request.
     Request,
+    /// Waits, for its client only, for something that the next message of a response reports.
+    Standby(Arc<Wait>),
     /// The connection uses HTTP/2. Each of its requests is a stream.
     Streams(Streams),
 }
@@ -252,7 +255,7 @@ impl Activity {
             (None, Phase::Idle(since)) => Some(*since + self.timeouts.keep_alive),
             (None, Phase::Head(since)) => Some(*since + self.timeouts.head),
             (None, Phase::Body(wait)) => Some(wait.lasts(self.timeouts.slow_body)),
-            (None, Phase::SlowBody | Phase::Request) => None,
+            (None, Phase::SlowBody | Phase::Request | Phase::Standby(_)) => None,
             (None, Phase::Streams(streams)) => streams.deadline(self.timeouts.keep_alive),
         }
     }
@@ -292,7 +295,7 @@ impl Activity {
             (None, Phase::Head(since)) => {
                 return (now >= *since + timeouts.head).then_some(CloseReason::SlowHead);
             }
-            (None, Phase::SlowBody | Phase::Request) => return None,
+            (None, Phase::SlowBody | Phase::Request | Phase::Standby(_)) => return None,
             (None, Phase::Streams(streams)) => match streams.overdue(now, timeouts.keep_alive) {
                 Overdue::Nothing => return None,
                 Overdue::Close(reason) => return Some(reason),
@@ -317,6 +320,15 @@ impl Activity {
     fn body_ended(&self) {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Body(_) | Phase::SlowBody) {
+            state.phase = Phase::Request;
+            self.update_ticket(&mut state);
+        }
+    }
+
+    /// Records that the server works on a request again, if it has waited to report something.
+    fn standby_ended(&self) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Standby(_)) {
             state.phase = Phase::Request;
             self.update_ticket(&mut state);
         }
@@ -378,7 +390,9 @@ impl State {
     /// works on the next request, so that no client keeps its slot by sending one.
     fn standing(&self) -> Standing {
         match (&self.stall, &self.phase) {
-            (Some(wait), _) | (None, Phase::Body(wait)) => Standing::Waiting(Arc::clone(wait)),
+            (Some(wait), _) | (None, Phase::Body(wait) | Phase::Standby(wait)) => {
+                Standing::Waiting(Arc::clone(wait))
+            }
             (None, Phase::Idle(_) | Phase::Head(_)) if self.new => Standing::New,
             (None, Phase::Idle(_) | Phase::Head(_)) => Standing::Idle,
             (None, Phase::SlowBody | Phase::Request) => Standing::Working,
@@ -428,6 +442,19 @@ mod tests {
         assert_eq!(standing(&activity), "waiting");
         activity.flushed();
         assert_eq!(standing(&activity), "idle");
+    }
+
+    #[test]
+    fn a_connection_whose_client_only_watches_may_be_replaced() {
+        let activity = activity();
+        let _in_flight = activity.request();
+        let standby = Standby::of(&activity);
+        let waiting = standby.begin();
+        assert_eq!(standing(&activity), "waiting");
+        assert_eq!(activity.deadline(), None);
+        assert_eq!(activity.reason_to_close(), None);
+        drop(waiting);
+        assert_eq!(standing(&activity), "working");
     }
 
     #[test]

@@ -26,12 +26,17 @@ use crate::metrics::Stage;
 pub(super) use crate::pipeline::INLINE_BYTES;
 use crate::pipeline::{Input, check_densities, encoded_images};
 use crate::pool::JobCost;
+use crate::segments::Segments;
 
 /// Maximum number of bytes of a rejected body that are read and dropped, so that the client can
 /// read the response.
 const DISCARD_BYTES: usize = 64 << 20;
 /// Maximum time spent on reading and dropping a rejected body.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// Size in bytes of a part of a body that is kept as it arrived. Smaller parts are copied, because their buffers, of 32 KiB,
+/// may be mostly empty.
+const KEPT_BYTES: usize = 24 << 10;
 
 /// Predicted time to find the images in a request body and to read their headers, in nanoseconds
 /// per byte of the body. It is the time for JSON, the slowest kind of body, whose base64 is
@@ -95,7 +100,7 @@ pub(super) async fn read_inputs(
     admission: &mut Admission,
     format: BodyFormat,
     parts: Parts,
-    body: Bytes,
+    body: Segments,
 ) -> Result<Content<Input>, ServeError> {
     // Before the body is parsed, so that an overloaded server rejects a request for little work.
     admission.reserve_images(1)?;
@@ -103,7 +108,7 @@ pub(super) async fn read_inputs(
     let started = Instant::now();
     let scan = move || {
         let started = Instant::now();
-        let inputs = format.inputs(parts, body);
+        let inputs = format.inputs(parts, body.into_bytes());
         (inputs, started.elapsed())
     };
     let (inputs, scanning) = if bytes <= INLINE_BYTES {
@@ -246,14 +251,16 @@ pub(super) async fn read_body(
     encoding: Option<Compression>,
     headers: &HeaderMap,
     body: &mut Body,
-) -> Result<Bytes, ServeError> {
+) -> Result<Segments, ServeError> {
     let started = Instant::now();
     admission.progress.enter(Stage::receive);
     let collected = match check_length(app.limits.max_body_bytes, headers) {
         Err(error) => Err(error),
         Ok(announced) => match encoding {
             None => collect(app, admission, announced, body).await,
-            Some(compression) => gunzip::collect(app, admission, compression, body).await,
+            Some(compression) => gunzip::collect(app, admission, compression, body)
+                .await
+                .map(Segments::from),
         },
     };
     admission.timing[Stage::receive] += started.elapsed();
@@ -283,31 +290,41 @@ fn check_length(limit: usize, headers: &HeaderMap) -> Result<Option<usize>, Serv
 }
 
 /// Reads a body that is not compressed into memory. `admission` reserves the memory before each part of the body is
-/// copied.
+/// kept or copied.
 async fn collect(
     app: &App,
     admission: &mut Admission,
     announced: Option<usize>,
     body: &mut Body,
-) -> Result<Bytes, ServeError> {
+) -> Result<Segments, ServeError> {
     let limit = app.limits.max_body_bytes;
-    let mut bytes = Vec::new();
+    let mut kept = Segments::default();
+    // The parts that arrived since the last one in `kept`.
+    let mut copied: Vec<u8> = Vec::new();
     while let Some(data) = next_data(body, admission.deadline).await? {
-        let needed = bytes.len() + data.len();
-        if needed > limit {
+        let needed = copied.len() + data.len();
+        if kept.len() + needed > limit {
             return Err(ServeError::BodyTooLarge { limit });
         }
-        if needed > bytes.capacity() {
+        if data.len() >= KEPT_BYTES {
+            admission.reserve_body(kept.len() + needed)?;
+            copied.shrink_to_fit();
+            kept.push(std::mem::take(&mut copied).into());
+            kept.push(data);
+            continue;
+        }
+        if needed > copied.capacity() {
             // Doubling the capacity amortizes the cost of copying, as in a vector. It stops at the
             // length that the `Content-Length` header announces.
-            let most = announced.unwrap_or(limit);
-            let capacity = (2 * bytes.capacity()).min(most).max(needed);
-            admission.reserve_body(capacity)?;
-            bytes.reserve_exact(capacity - bytes.len());
+            let most = announced.unwrap_or(limit).saturating_sub(kept.len());
+            let capacity = (2 * copied.capacity()).min(most).max(needed);
+            admission.reserve_body(kept.len() + capacity)?;
+            copied.reserve_exact(capacity - copied.len());
         }
-        bytes.extend_from_slice(&data);
+        copied.extend_from_slice(&data);
     }
-    Ok(Bytes::from(bytes))
+    kept.push(copied.into());
+    Ok(kept)
 }
 
 /// Returns the next data of the body, or `None` at its end.

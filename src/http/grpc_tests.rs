@@ -25,7 +25,7 @@ use crate::grpc::{self, Control};
 use crate::keys::{KeyDigest, KeyFile};
 
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
-const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+pub(super) const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 const READY: &str = "/inference.GRPCInferenceService/ServerReady";
 const METADATA: &str = "/inference.GRPCInferenceService/ModelMetadata";
 const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
@@ -33,9 +33,9 @@ const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The result of a call.
-struct Ended {
+pub(super) struct Ended {
     /// Number of the status code, as clients read it.
-    code: String,
+    pub(super) code: String,
     message: String,
     /// Content of each message.
     messages: Vec<Bytes>,
@@ -49,7 +49,7 @@ impl Ended {
 }
 
 /// Returns `messages` as the body of a request.
-fn framed<T: Message>(messages: &[T]) -> Vec<u8> {
+pub(super) fn framed<T: Message>(messages: &[T]) -> Vec<u8> {
     let mut body = Vec::new();
     for message in messages {
         body.push(0);
@@ -59,14 +59,14 @@ fn framed<T: Message>(messages: &[T]) -> Vec<u8> {
     body
 }
 
-fn call(path: &str, body: impl Into<Body>) -> Request {
+pub(super) fn call(path: &str, body: impl Into<Body>) -> Request {
     let request = axum::http::Request::post(path)
         .version(Version::HTTP_2)
         .header(CONTENT_TYPE, "application/grpc");
     request.body(body.into()).unwrap()
 }
 
-fn with(mut request: Request, name: &'static str, value: &str) -> Request {
+pub(super) fn with(mut request: Request, name: &'static str, value: &str) -> Request {
     request.headers_mut().insert(name, value.parse().unwrap());
     request
 }
@@ -96,12 +96,12 @@ async fn send_to(router: Router, request: Request) -> Ended {
     }
 }
 
-async fn send(app: &Arc<App>, request: Request) -> Ended {
+pub(super) async fn send(app: &Arc<App>, request: Request) -> Ended {
     send_to(grpc::router(app, Control::Elsewhere), request).await
 }
 
 /// Returns a message with one image file.
-fn image(id: &str, file: Vec<u8>) -> ModelInferRequest {
+pub(super) fn image(id: &str, file: Vec<u8>) -> ModelInferRequest {
     let mut element = (file.len() as u32).to_le_bytes().to_vec();
     element.extend(file);
     ModelInferRequest {
@@ -207,7 +207,7 @@ fn with_limits(folder: &tempfile::TempDir, limits: &str) -> (Arc<App>, std::path
 }
 
 /// Returns the error messages of the responses in `ended`, in order.
-fn errors(ended: &Ended) -> Vec<String> {
+pub(super) fn errors(ended: &Ended) -> Vec<String> {
     let message = |message: &Bytes| {
         let response = ModelStreamInferResponse::decode(message.clone()).unwrap();
         response.error_message
@@ -249,6 +249,20 @@ async fn a_stream_is_in_flight_until_it_ends_and_ends_without_its_key() {
     keys.reload(&app.metrics).unwrap();
     let collected = open.into_body().collect().await.unwrap();
     assert_eq!(collected.trailers().unwrap()["grpc-status"], "16");
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_count_as_mistakes_of_their_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (app, _) = with_limits(&folder, "");
+    let broken = call(INFER, vec![0, 0, 0, 0, 1, 0xff]);
+    let ended = send(&app, with(broken, "x-api-key", "a")).await;
+    assert_eq!(ended.code, "3", "{}", ended.message);
+    let count = |status| {
+        let sample = format!("sightline_key_requests_total{{key=\"alice\",status=\"{status}\"}}");
+        metric(&app, &sample)
+    };
+    assert_eq!((count(400), count(200)), (1.0, 0.0));
 }
 
 #[tokio::test]
@@ -386,6 +400,27 @@ async fn reflection_lists_the_services() {
             assert!(listed.contains(service), "{listed}");
         }
     }
+}
+
+#[tokio::test]
+async fn reflection_ends_at_the_deadline_of_a_request() {
+    let limits = Limits {
+        request_timeout: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let app = Setup::running(Behavior::Logits, limits);
+    let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    // A client that always has another request, and one that has none.
+    let busy = stream::repeat_with(|| {
+        let request = [&[0, 0, 0, 0, 2][..], &[0x3a, 0]].concat();
+        Ok::<_, std::io::Error>(Bytes::from(request))
+    });
+    let idle = stream::pending::<Result<Bytes, std::io::Error>>();
+    for body in [Body::from_stream(busy), Body::from_stream(idle)] {
+        let ended = tokio::time::timeout(Duration::from_secs(10), send(&app, call(path, body)));
+        assert!(ended.await.is_ok());
+    }
+    expect_nothing_reserved(&app).await;
 }
 
 #[tokio::test]

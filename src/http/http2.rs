@@ -23,7 +23,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
-use super::activity::{Activity, InFlight};
+use super::activity::{Activity, InFlight, Standby};
 use super::connection::{End, MAX_HEAD_BYTES, Requests, drive};
 use super::frames::Frames;
 use super::upload::{Pausing, Upload};
@@ -154,6 +154,8 @@ fn service(
         request.extensions_mut().insert(requests.scheme);
         let pausing = Pausing::default();
         request.extensions_mut().insert(pausing.clone());
+        let standby = Standby::of(in_flight.activity());
+        request.extensions_mut().insert(standby);
         let body = |body| Upload::new(body, in_flight.activity(), pausing);
         let response = router.call(request.map(body));
         Either::Right(async move {

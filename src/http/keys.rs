@@ -14,6 +14,7 @@ use tracing::Span;
 
 use super::extract::refuse;
 use super::pages;
+use super::middleware::recorded_status;
 use super::problem::Problem;
 use crate::admission::{Watch, pace};
 use crate::app::App;
@@ -142,7 +143,7 @@ fn record(name: &KeyName) {
 fn count(app: &App, name: &KeyName, response: &Response) {
     // Every response of gRPC has the status 200.
     let problem = response.extensions().get::<Problem>();
-    let status = problem.map_or(response.status(), Problem::status);
+    let status = problem.map_or_else(|| recorded_status(response), Problem::status);
     app.metrics.key_request(name.as_str(), status.as_u16());
 }
 

@@ -12,9 +12,10 @@ use axum::response::Response;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
+use super::grpc_tests::{self, STREAM, call, errors, framed, image, with};
 use super::router_tests::{
     Behavior, FakeEngine, eventually, expect_nothing_reserved, expect_problem, fake_source,
-    fake_variant, get, json, metric, png, post, rejections, send,
+    fake_variant, get, json, metric, png, png_file, post, rejections, send,
 };
 use super::*;
 use crate::app::Limits;
@@ -476,4 +477,16 @@ async fn an_unknown_name_is_answered_with_what_exists() {
         assert_eq!(problem["expected"], served);
         assert_eq!(problem["got"], name);
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_at_its_deadline_although_a_model_is_loaded() {
+    let lazy = Lazy::new();
+    let mut request = image("0", png_file());
+    request.model_name = format!("{DEFAULT_MODEL}_image@int8");
+    let stream = with(call(STREAM, framed(&[request])), "grpc-timeout", "100m");
+    let ended = grpc_tests::send(&lazy.app, stream).await;
+    assert_eq!(lazy.attempts(), 1);
+    let errors = errors(&ended);
+    assert!(errors[0].contains("within its deadline"), "{errors:?}");
 }

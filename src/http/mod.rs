@@ -7,7 +7,8 @@
 
 mod accept;
 pub mod access;
-mod activity;
+pub(crate) mod activity;
+mod begun;
 mod classify;
 mod compat;
 mod connection;

@@ -49,6 +49,8 @@ struct Description<'a> {
     num_classes: usize,
     /// What the outputs of a classification network are. `None` for other tasks.
     activation: Option<Activation>,
+    /// Number of values of an embedding. `None` if the variant is not loaded or has no embeddings.
+    embedding_dimensions: Option<usize>,
     batching: Batching,
     /// License of the code that describes the network. `None` if it is not known.
     code_license: Option<&'a str>,
@@ -184,6 +186,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
         num_classes: labels.len(),
         activation: (manifest.task == Task::Classification)
             .then(|| manifest.activation.unwrap_or_default()),
+        embedding_dimensions: model.as_ref().and_then(|model| model.embedding),
         batching: Batching {
             max_batch_size: plan.max_batch_size,
             max_queue_delay_us: u64::try_from(delay).unwrap_or(u64::MAX),

@@ -10,9 +10,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::activity::Activity;
 use super::stream::Stream;
 
-/// Number of bytes after which a connection lets other tasks run, although it could read more. h2 parses every frame
-/// that it can read before it returns.
+/// Number of bytes after which an HTTP/2 connection lets other tasks run, although it could read more. h2 parses every
+/// frame that it can read before it returns.
 const MAX_BURST: usize = 16 << 10;
+/// The same for HTTP/1.1, of which hyper handles 16 reads at most before it returns. Each return can cost a switch to
+/// another thread.
+const MAX_PLAIN_BURST: usize = 512 << 10;
 
 /// A socket whose reads and writes are recorded in `activity`.
 pub(super) struct Observed {
@@ -47,7 +50,9 @@ impl AsyncRead for Observed {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.burst >= MAX_BURST {
+        if self.burst >= MAX_BURST
+            && (self.burst >= MAX_PLAIN_BURST || self.activity.is_multiplexed())
+        {
             self.burst = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -126,6 +131,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let activity = Activity::new(ConnectionTimeouts::default(), Arc::default());
+        activity.multiplex(1 << 20);
         let mut io = Observed::new(Stream::Tcp(stream), Arc::new(activity));
         let mut bytes = 0;
         poll_fn(|context| {

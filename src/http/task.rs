@@ -4,21 +4,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
+use super::begun::Begun;
 use super::extract::{
     BodyFormat, Fields, Form, Framing, GZIP, INLINE_BYTES, encoding, framing, read_body,
-    read_inputs, refuse,
+    read_inputs,
 };
 use super::gunzip::Compression;
 use super::problem::Problem;
 use super::respond::Finished;
-use super::traces;
-use crate::admission::{Admission, Deadline, Watch, admit, pace};
+use crate::admission::{Admission, Watch, pace};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeMode, DecodeOptions, Orientation};
@@ -28,6 +28,7 @@ use crate::parameters::Params;
 use crate::pipeline::{self, Cost, Postprocess, check_memory, decode_fast};
 use crate::pool::JobCost;
 use crate::registry::{Entry, LoadedModel};
+use crate::segments::Segments;
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
@@ -108,36 +109,17 @@ pub(super) async fn handle<T: TaskRoute>(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let deadline = Deadline::after(app.limits.request_timeout);
-    let (parts, mut body) = request.into_parts();
-    let trace = traces::trace_of(&parts.extensions);
-    let admitting = trace.begin(Stage::admission);
-    let mut watch = Watch::new(&app.metrics);
-    let admitted = admit(&app, deadline, &mut watch, || {
-        Head::<T>::parse(&app, &parts)
-    })
-    .await
-    .and_then(Head::checked);
-    let (head, admission) = match admitted {
-        Ok((head, admission)) => {
-            admitting.end();
-            (head, admission.traced(trace))
-        }
-        Err(error) => {
-            let rejected = failed(&app, watch, error).await;
-            drop(admitting);
-            refuse(&parts.headers, &mut body).await;
-            return Err(rejected);
-        }
-    };
-    match process(&app, head, admission, parts, &mut body).await {
-        Ok(finished) => {
-            let served = &finished.served;
-            watch.succeeded(&served.model, &served.timing);
-            Ok(finished.into_response())
-        }
-        Err(error) => Err(failed(&app, watch, error).await),
-    }
+    let find = |parts: &Parts| Head::<T>::parse(&app, parts);
+    let check = |head: &Head<T>, admission: &Admission| head.task.check_model(&admission.model);
+    let Begun {
+        head,
+        admission,
+        parts,
+        mut body,
+        outcome,
+    } = Begun::new(&app, request, find, check).await?;
+    let finished = process(&app, head, admission, parts, &mut body).await;
+    outcome.respond(finished).await
 }
 
 /// Reads the body of an admitted request, runs the pipeline, and converts the results to the response.
@@ -230,12 +212,6 @@ impl<T: TaskRoute> Head<T> {
         Ok((head, Arc::clone(model)))
     }
 
-    /// Checks that the model can serve the route.
-    fn checked((head, admission): (Self, Admission)) -> Result<(Self, Admission), ServeError> {
-        head.task.check_model(&admission.model)?;
-        Ok((head, admission))
-    }
-
     /// Finds the images in the request body and runs the pipeline on them. Returns the task of this
     /// head and the results.
     async fn run(
@@ -243,7 +219,7 @@ impl<T: TaskRoute> Head<T> {
         app: &App,
         mut admission: Admission,
         parts: Parts,
-        body: Bytes,
+        body: Segments,
     ) -> Result<(T, ResponseOf<T>), ServeError> {
         let format = BodyFormat {
             framing: self.framing,

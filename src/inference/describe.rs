@@ -1,5 +1,7 @@
 //! Descriptions of the server and its models: metadata, readiness, and the index of the repository.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::face::{Face, Target, VERSION};
@@ -46,6 +48,10 @@ pub struct ModelMetadata {
     pub inputs: [TensorMetadata; 1],
     /// The outputs that a request gets if it names none.
     pub outputs: Vec<TensorMetadata>,
+    /// Further facts: `embedding_dimensions`, the number of values of the output `embedding`, which only requests get that
+    /// name it. Empty for a model without it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<&'static str, String>,
 }
 
 /// The description of an input or output.
@@ -100,7 +106,15 @@ pub fn metadata(target: &Target, model: &LoadedModel) -> ModelMetadata {
             shape: with_batch(axes),
         }],
         outputs: outputs_of(model, target.face).map(output).collect(),
+        properties: properties(model),
     }
+}
+
+fn properties(model: &LoadedModel) -> BTreeMap<&'static str, String> {
+    let embedding = model.embedding.iter();
+    embedding
+        .map(|size| ("embedding_dimensions", size.to_string()))
+        .collect()
 }
 
 /// Returns the data type and the axes of the input of `face`, without the batch.

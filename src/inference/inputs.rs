@@ -1,7 +1,5 @@
 //! Validation of a request's input tensors: they become the inputs of the pipeline.
 
-use bytes::Bytes;
-
 use super::face::Face;
 use super::tensor::{DataType, InputTensor, TensorData, elements, show, split_elements};
 use crate::app::Limits;
@@ -10,6 +8,7 @@ use crate::image::{DecodeMode, DecodeOptions, ImageSize, Orientation, Preprocess
 use crate::parameters::{bad, cut};
 use crate::pipeline::{Input, RawTensor, check_densities, decode_fast, encoded_images};
 use crate::registry::LoadedModel;
+use crate::segments::Segments;
 
 /// Maximum number of input names that an error lists.
 const LISTED: usize = 4;
@@ -68,7 +67,7 @@ impl Reader<'_> {
         }
         let images = self.count(images)?;
         let bytes = elements("inputs[0].shape", shape)?.saturating_mul(4);
-        let TensorData::Raw(data) = tensor.data else {
+        let TensorData::Raw(mut data) = tensor.data else {
             return Err(bad("inputs[0]", "the bytes of FP32 values", "byte strings"));
         };
         if data.len() as u64 != bytes {
@@ -80,9 +79,8 @@ impl Reader<'_> {
             ));
         }
         let length = data.len() / images;
-        let image = |index: usize| {
-            let bytes = data.slice(index * length..(index + 1) * length);
-            RawTensor::new(size, bytes)
+        let image = |_| {
+            RawTensor::new(size, data.split_to(length))
                 .map(Input::Raw)
                 .ok_or_else(wrong)
         };
@@ -105,7 +103,7 @@ impl Reader<'_> {
                 let expected = format!("{images} elements for shape {}", show(&tensor.shape));
                 return Err(bad("inputs[0]", &expected, &files.len().to_string()));
             }
-            TensorData::Raw(data) => split_elements("inputs[0]", &data, images)?,
+            TensorData::Raw(data) => split_elements("inputs[0]", &data.into_bytes(), images)?,
         };
         let options = DecodeOptions {
             max_pixels: self.limits.max_pixels,
@@ -180,9 +178,16 @@ fn size_of(width: i64, height: i64) -> Option<ImageSize> {
 ///
 /// # Errors
 /// [`ServeError::BadParameter`] for the tensor face of a model whose images have no fixed size.
-pub fn whole_body(model: &LoadedModel, face: Face, body: Bytes) -> Result<InputTensor, ServeError> {
+pub fn whole_body(
+    model: &LoadedModel,
+    face: Face,
+    body: Segments,
+) -> Result<InputTensor, ServeError> {
     let (datatype, shape, data) = match (face, model.preprocessor.fixed_size()) {
-        (Face::Image, _) => (DataType::Bytes, vec![1], TensorData::Elements(vec![body])),
+        (Face::Image, _) => {
+            let file = TensorData::Elements(vec![body.into_bytes()]);
+            (DataType::Bytes, vec![1], file)
+        }
         (Face::Tensor, Some(size)) => (
             DataType::Fp32,
             vec![1, 3, i64::from(size.height), i64::from(size.width)],

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::budget::Permit;
 use crate::image::{ImageSize, MAX_INPUT_PIXELS, PreparedImage};
 use crate::pool::JobCost;
+use crate::segments::Segments;
 
 /// Size in bytes of an element.
 const ELEMENT: usize = size_of::<f32>();
@@ -21,7 +20,7 @@ const NANOS_PER_BYTE: f64 = 0.2;
 #[derive(Debug, Clone)]
 pub struct RawTensor {
     size: ImageSize,
-    bytes: Bytes,
+    bytes: Segments,
     /// Memory of the request's body, reserved in the budget for bodies. All tensors of the request share it, and the last
     /// one that is dropped releases it. `None` until the pipeline runs.
     pub(super) memory: Option<Arc<Permit>>,
@@ -30,7 +29,7 @@ pub struct RawTensor {
 impl RawTensor {
     /// Wraps `bytes`, the planes `[3, H, W] f32` of `size`. Returns `None` if their number does not fit the size, or if
     /// the size is not within 1 to [`MAX_INPUT_PIXELS`] pixels.
-    pub fn new(size: ImageSize, bytes: Bytes) -> Option<Self> {
+    pub fn new(size: ImageSize, bytes: Segments) -> Option<Self> {
         let pixels = size.pixels();
         let fits = (1..=MAX_INPUT_PIXELS).contains(&pixels)
             && bytes.len() as u64 == pixels * (3 * ELEMENT) as u64;
@@ -54,14 +53,14 @@ impl RawTensor {
 
     /// Converts the bytes to the tensor. Elements may be NaN or infinite: load generators send random bytes.
     pub(super) fn prepare(&self) -> PreparedImage {
-        let (chunks, _) = self.bytes.as_chunks::<ELEMENT>();
-        let data = chunks.iter().map(|chunk| f32::from_le_bytes(*chunk));
-        PreparedImage::whole(self.size, data.collect())
+        PreparedImage::whole(self.size, self.bytes.to_floats())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     const SIZE: ImageSize = ImageSize {
@@ -79,13 +78,16 @@ mod tests {
     #[test]
     fn bytes_become_a_tensor() {
         let values = [1.0, -2.5, 0.0, -0.0, f32::MAX, f32::MIN_POSITIVE];
-        let tensor = RawTensor::new(SIZE, bytes(values)).unwrap().prepare();
+        let tensor = RawTensor::new(SIZE, bytes(values).into())
+            .unwrap()
+            .prepare();
         assert_eq!(tensor, PreparedImage::whole(SIZE, values.into()));
     }
 
     #[test]
     fn sizes_that_do_not_fit_the_bytes_are_rejected() {
-        let of = |width, height, bytes| RawTensor::new(ImageSize { width, height }, bytes);
+        let of =
+            |width, height, bytes| RawTensor::new(ImageSize { width, height }, Bytes::into(bytes));
         let six = bytes([0.0; 6]);
         assert!(of(2, 1, six.slice(1..)).is_none());
         assert!(of(1, 1, six.clone()).is_none());

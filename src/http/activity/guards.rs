@@ -1,10 +1,12 @@
 //! Guards that record the end of a request, or of a part of it, when they are dropped.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use tokio::time::Instant;
 
 use super::{Activity, CloseReason, Phase, Scope};
 use crate::error::ServeError;
-use crate::http::wait::MIN_RATE;
+use crate::http::wait::{MIN_RATE, Wait};
 
 /// Counts a request of the connection as in flight until this guard is dropped.
 #[derive(Debug)]
@@ -80,5 +82,42 @@ impl BodyWait {
 impl Drop for BodyWait {
     fn drop(&mut self) {
         self.0.body_ended();
+    }
+}
+
+/// Lets the handler of a stream say that it does no work until there is something to report, an extension of the request. A
+/// new connection may then take the slot of the stream's connection, as that of one with a slow client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standby(Weak<Activity>);
+
+impl Standby {
+    /// Returns the extension of the request that belongs to `activity`.
+    pub(in crate::http) fn of(activity: &Arc<Activity>) -> Self {
+        Self(Arc::downgrade(activity))
+    }
+
+    /// Counts the request as waiting until the returned guard is dropped.
+    pub(crate) fn begin(&self) -> StandingBy {
+        let activity = self.0.upgrade();
+        if let Some(activity) = &activity {
+            let mut state = activity.lock();
+            if let Phase::Request = state.phase {
+                state.phase = Phase::Standby(Wait::new(Instant::now()));
+                activity.update_ticket(&mut state);
+            }
+        }
+        StandingBy(activity)
+    }
+}
+
+/// Counts a request as waiting for something to report until this guard is dropped.
+#[derive(Debug)]
+pub(crate) struct StandingBy(Option<Arc<Activity>>);
+
+impl Drop for StandingBy {
+    fn drop(&mut self) {
+        if let Some(activity) = &self.0 {
+            activity.standby_ended();
+        }
     }
 }

@@ -6,31 +6,32 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use axum::response::Response;
 
-use super::super::extract::{GZIP_OR_DEFLATE, encoding, read_body, refuse};
+use super::super::begun::Begun;
+use super::super::extract::{GZIP_OR_DEFLATE, encoding, read_body};
 use super::super::gunzip::Compression;
 use super::super::problem::Problem;
 use super::super::respond::Finished;
-use super::super::task::failed;
-use super::super::traces;
 use super::Named;
 use super::elements;
 use super::message::{Framing, Message, framing, parse};
 use super::write::{Form, write};
-use crate::admission::{Admission, Deadline, Watch, admit};
+use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
-use crate::inference::{self, InferRequest, InferResponse, InputTensor, Target, whole_body};
+use crate::inference::{self, Face, InferRequest, InferResponse, InputTensor, Target, whole_body};
 use crate::metrics::Stage;
 use crate::parameters::bad;
 use crate::pipeline::INLINE_BYTES;
 use crate::pool::JobCost;
 use crate::registry::Entry;
+use crate::segments::Segments;
 
 /// Predicted time to parse a message, in nanoseconds per byte of JSON.
 const PARSE_NANOS_PER_BYTE: u64 = 10;
+/// Predicted time to join the pieces of a body, in nanoseconds per byte.
+const JOIN_NANOS_PER_BYTE: u64 = 1;
 /// Predicted time to write a response, in nanoseconds per byte of its outputs.
 const WRITE_NANOS_PER_BYTE: u64 = 10;
 
@@ -40,32 +41,16 @@ pub(super) async fn infer(
     named: Named,
     request: Request,
 ) -> Result<Response, Problem> {
-    let deadline = Deadline::after(app.limits.request_timeout);
-    let (parts, mut body) = request.into_parts();
-    let trace = traces::trace_of(&parts.extensions);
-    let admitting = trace.begin(Stage::admission);
-    let mut watch = Watch::new(&app.metrics);
-    let find = || Head::parse(&app, &parts, &named);
-    let (head, admission) = match admit(&app, deadline, &mut watch, find).await {
-        Ok((head, admission)) => {
-            admitting.end();
-            (head, admission.traced(trace))
-        }
-        Err(error) => {
-            let rejected = failed(&app, watch, error).await;
-            drop(admitting);
-            refuse(&parts.headers, &mut body).await;
-            return Err(rejected);
-        }
-    };
-    match head.process(&app, admission, &parts, &mut body).await {
-        Ok(finished) => {
-            let served = &finished.served;
-            watch.succeeded(&served.model, &served.timing);
-            Ok(finished.into_response())
-        }
-        Err(error) => Err(failed(&app, watch, error).await),
-    }
+    let find = |parts: &Parts| Head::parse(&app, parts, &named);
+    let Begun {
+        head,
+        admission,
+        parts,
+        mut body,
+        outcome,
+    } = Begun::new(&app, request, find, |_, _| Ok(())).await?;
+    let finished = head.process(&app, admission, &parts, &mut body).await;
+    outcome.respond(finished).await
 }
 
 /// The checked path and headers of a request.
@@ -120,12 +105,16 @@ impl Head {
         &self,
         app: &App,
         admission: &mut Admission,
-        body: Bytes,
+        body: Segments,
     ) -> Result<(InferRequest, Form), ServeError> {
         let header = match self.framing {
             Framing::Json => None,
             Framing::Binary { header } => Some(header),
             Framing::Tensor => {
+                let body = match self.target.face {
+                    Face::Image => joined(app, body).await?,
+                    Face::Tensor => body,
+                };
                 let input = whole_body(&admission.model, self.target.face, body)?;
                 let request = InferRequest {
                     inputs: vec![input],
@@ -138,7 +127,7 @@ impl Head {
         let whole = body.len();
         // The header may state more than there is, which is an error when the message is parsed.
         let length = header.unwrap_or(whole).min(whole);
-        let message = on_pool(app, length, move || parse(&body, header)).await??;
+        let message = on_pool(app, length, move || parse(body, header)).await??;
         let inputs = message.inputs.iter().map(elements::memory);
         let memory = inputs.sum::<Result<usize, _>>()?;
         if memory > 0 {
@@ -182,6 +171,16 @@ impl Head {
             default,
         }
     }
+}
+
+/// Returns the image file `body` in one piece. The pieces of a large one are joined on the image pool.
+async fn joined(app: &App, body: Segments) -> Result<Segments, ServeError> {
+    let join = move |body: Segments| Segments::from(body.into_bytes());
+    if body.len() <= INLINE_BYTES || body.pieces().len() == 1 {
+        return Ok(join(body));
+    }
+    let cost = JobCost::time(body.len() as u64 * JOIN_NANOS_PER_BYTE);
+    app.pool.run(cost, move || join(body)).await
 }
 
 /// Runs `job`, which reads `bytes` bytes of JSON: on the image pool if they are many.

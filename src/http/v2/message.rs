@@ -6,10 +6,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::HEADER_LENGTH;
-use super::values::{Bounded, MAX_ITEMS, Name, Values};
+use super::values::{Bounded, MAX_ITEMS, Name, Object, Values};
 use crate::error::ServeError;
 use crate::inference::{DataType, Parameter, Parameters, RequestedOutput};
 use crate::parameters::{bad, cut};
+use crate::segments::Segments;
 
 /// Maximum nesting of a JSON message.
 const MAX_DEPTH: usize = 100;
@@ -68,7 +69,7 @@ pub(super) enum Data {
     /// JSON text, usually of an array.
     Json(Bytes),
     /// Binary elements.
-    Binary(Bytes),
+    Binary(Segments),
 }
 
 /// An output that a message asks for.
@@ -92,21 +93,23 @@ pub(super) struct Message {
     pub(super) binary_outputs: bool,
 }
 
-/// Parses the JSON part of `body`, and finds the binary tensors after it.
+/// Parses the JSON part of `body`, and finds the binary tensors after it, which share the memory of the body.
 ///
 /// # Errors
 /// [`ServeError::BadBody`] and [`ServeError::BadParameter`] for a message that is wrong.
-pub(super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, ServeError> {
+pub(super) fn parse(body: Segments, header: Option<usize>) -> Result<Message, ServeError> {
     let length = header.unwrap_or(body.len());
-    let Some(json) = body.get(..length) else {
+    if length > body.len() {
         let expected = format!("at most {} bytes, the length of the body", body.len());
         return Err(bad(HEADER_LENGTH.as_str(), &expected, &length.to_string()));
-    };
-    let document: Document<'_> = object(json)?;
-    let mut binary = body.slice(length..);
+    }
+    let mut binary = body;
+    let json = binary.split_to(length).into_bytes();
+    let document: Document<'_> = object(&json)?;
     let alone = document.inputs.0.len() == 1;
     let inputs = document.inputs.0.into_iter().enumerate();
-    let inputs = inputs.map(|(index, input)| input.read(index, alone, (body, &mut binary)));
+    let inputs =
+        inputs.map(|(index, Object(input))| input.read(index, alone, (&json, &mut binary)));
     let inputs: Vec<Input> = inputs.collect::<Result<_, _>>()?;
     if !binary.is_empty() {
         let expected = "sizes of binary inputs that add up to the bytes after the JSON";
@@ -116,7 +119,7 @@ pub(super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, Serv
     let mut parameters = document.parameters.unwrap_or_default().0;
     let outputs = document.outputs.map(|outputs| outputs.0);
     let outputs = outputs.unwrap_or_default().into_iter().enumerate();
-    let outputs = outputs.map(|(index, output)| output.read(index));
+    let outputs = outputs.map(|(index, Object(output))| output.read(index));
     Ok(Message {
         id: document.id.map(|Name(id)| id),
         binary_outputs: flag(&mut parameters, "binary_data_output")?.unwrap_or(false),
@@ -132,11 +135,10 @@ pub(super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, Serv
 /// [`ServeError::BadBody`] if it is no object with the fields of `T`, or nested more than [`MAX_DEPTH`] deep.
 pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, ServeError> {
     check_depth(json)?;
-    // Without this check, a list of the fields' values would be read as an object.
-    if json.trim_ascii_start().starts_with(b"[") {
-        return Err(unreadable("expected an object, got a list"));
-    }
-    serde_json::from_slice(json).map_err(|error| unreadable(&error.to_string()))
+    let object: Result<Object<T>, _> = serde_json::from_slice(json);
+    object
+        .map(|Object(fields)| fields)
+        .map_err(|error| unreadable(&error.to_string()))
 }
 
 /// Checks that the JSON text `json` is not nested more than [`MAX_DEPTH`] deep. Other errors in it are not found.
@@ -181,8 +183,8 @@ struct Document<'a> {
     id: Option<Name>,
     parameters: Option<Values>,
     #[serde(borrow)]
-    inputs: Bounded<RawInput<'a>, MAX_ITEMS>,
-    outputs: Option<Bounded<RawOutput, MAX_ITEMS>>,
+    inputs: Bounded<Object<RawInput<'a>>, MAX_ITEMS>,
+    outputs: Option<Bounded<Object<RawOutput>, MAX_ITEMS>>,
 }
 
 #[derive(Deserialize)]
@@ -204,13 +206,13 @@ struct RawOutput {
 }
 
 impl RawInput<'_> {
-    /// Finds the elements of input `index`: in its JSON, or at the start of `binary`, from which they are removed. The only
+    /// Finds the elements of input `index`: in `json`, the JSON of the message, or at the start of `binary`, from which they are removed. The only
     /// input of a message need not state its binary size.
     fn read(
         self,
         index: usize,
         alone: bool,
-        (body, binary): (&Bytes, &mut Bytes),
+        (json, binary): (&Bytes, &mut Segments),
     ) -> Result<Input, ServeError> {
         let mut parameters = self.parameters.unwrap_or_default().0;
         let field = format!("inputs[{index}]");
@@ -225,7 +227,7 @@ impl RawInput<'_> {
             }
         });
         let data = match (self.data, size.transpose()?) {
-            (Some(data), None) => Data::Json(body.slice_ref(data.get().as_bytes())),
+            (Some(data), None) => Data::Json(json.slice_ref(data.get().as_bytes())),
             (Some(_), Some(_)) => {
                 let got = "`data` and `binary_data_size`";
                 return Err(bad(&field, "JSON or binary elements", got));

@@ -255,6 +255,38 @@ async fn tensors_are_run() {
 }
 
 #[tokio::test]
+async fn a_body_gives_the_same_result_however_it_arrives() {
+    let app = app();
+    let message = tensor_message(2).to_string();
+    let tensors: Vec<u8> = (0..2 * TENSOR_BYTES / 4)
+        .flat_map(|index| (index as f32).to_le_bytes())
+        .collect();
+    let body = [message.as_bytes(), &tensors].concat();
+    let length = message.len().to_string();
+    let whole = infer_binary(&app, TENSOR, &tensor_message(2), &tensors).await;
+    let whole = value(whole).await;
+    assert!(whole["outputs"].is_array(), "{whole}");
+    // Parts that are kept, that are copied, and both, none of which ends where a value does.
+    for sizes in [&[30_001][..], &[4_097], &[25_001, 3, 24_577, 1, 1]] {
+        let (mut rest, mut parts) = (&body[..], Vec::new());
+        for size in sizes.iter().cycle() {
+            let (part, left) = rest.split_at((*size).min(rest.len()));
+            parts.push(Ok::<_, std::io::Error>(part.to_vec()));
+            rest = left;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let body = Body::from_stream(futures_util::stream::iter(parts));
+        let request = Request::post(TENSOR).header(HEADER_LENGTH, &length);
+        let request = request.body(body).unwrap();
+        let response = router(Arc::clone(&app)).oneshot(request).await.unwrap();
+        assert_eq!(value(response).await, whole, "{sizes:?}");
+    }
+    assert_eq!(app.bodies.used(), 0);
+}
+
+#[tokio::test]
 async fn images_are_run() {
     let app = app();
     let answer = infer(&app, IMAGE, &image_message(2)).await;
@@ -346,7 +378,7 @@ async fn wrong_messages_say_what_was_expected() {
         message[key] = value;
         message
     };
-    let cases: [(Value, &str); 33] = [
+    let cases: [(Value, &str); 35] = [
         (json!({}), "missing field `inputs`"),
         (json!([]), "expected an object"),
         (json!([null, null, [], null]), "expected an object"),
@@ -357,6 +389,14 @@ async fn wrong_messages_say_what_was_expected() {
         (
             with("parameters", json!({"top_k": "x".repeat(16_385)})),
             "a text of at most 16384 bytes",
+        ),
+        (
+            json!({"inputs": [["image", [1], "BYTES", null, ["aGk="]]]}),
+            "sequence, expected an object",
+        ),
+        (
+            with("outputs", json!([["scores", null]])),
+            "sequence, expected an object",
         ),
         (json!({"inputs": []}), "`inputs`: expected one input"),
         (
