@@ -23,7 +23,7 @@ pub use admit::admit;
 pub use watch::Watch;
 
 use crate::app::App;
-use crate::batch::BatchError;
+use crate::batch::{BatchError, Forecast};
 use crate::budget::{Exhausted, Permit};
 use crate::error::ServeError;
 use crate::keys::KeyError;
@@ -119,6 +119,10 @@ pub struct Admission {
     pub(crate) progress: RequestProgress,
     places: Permit,
     body: Permit,
+    /// The predicted time of the request. `None` until its first place in the queue is reserved.
+    forecast: Option<Forecast>,
+    /// Whether the client has shortened the deadline.
+    shortened: bool,
 }
 
 impl Admission {
@@ -138,6 +142,8 @@ impl Admission {
             trace: Trace::default(),
             timing: Timing::default(),
             progress: RequestProgress::default(),
+            forecast: None,
+            shortened: false,
         })
     }
 
@@ -147,6 +153,7 @@ impl Admission {
     /// [`BatchError::DeadlineUnreachable`] if the images in the queue are predicted to take too long for that.
     pub fn shorten(&mut self, limit: Duration) -> Result<(), ServeError> {
         self.deadline = self.deadline.within(limit);
+        self.shortened = true;
         self.deadline.check()?;
         Ok(self.model.batcher.check(self.deadline.at())?)
     }
@@ -174,7 +181,8 @@ impl Admission {
     ///
     /// # Errors
     /// [`ServeError::TooManyImages`] if `images` is above the queue's capacity,
-    /// [`BatchError::QueueFull`] if too few places are free now.
+    /// [`BatchError::QueueFull`] if too few places are free now. At the first call,
+    /// [`BatchError::DeadlineUnreachable`] if the images in the queue are predicted to take too long now.
     pub fn reserve_images(&mut self, images: usize) -> Result<(), ServeError> {
         let batcher = &self.model.batcher;
         if images > batcher.capacity() {
@@ -182,7 +190,26 @@ impl Admission {
             let limit = batcher.capacity();
             return Err(ServeError::TooManyImages { limit });
         }
-        Ok(batcher.reserve_more(&mut self.places, images)?)
+        let held = self.places.amount() as usize;
+        if let Some(forecast) = &mut self.forecast {
+            batcher.reserve_more(&mut self.places, images)?;
+            forecast.add_images(images.saturating_sub(held));
+            return Ok(());
+        }
+        let deadline = self.deadline.at();
+        let mut forecast = batcher.reserve_before(&mut self.places, images, deadline)?;
+        forecast.add_images(images.saturating_sub(1));
+        if self.shortened {
+            forecast.discard();
+        }
+        self.forecast = Some(forecast);
+        Ok(())
+    }
+
+    /// Moves the predicted time out of the request, to be compared with the time that it takes. `None` if no place is
+    /// reserved.
+    pub(crate) fn take_forecast(&mut self) -> Option<Forecast> {
+        self.forecast.take()
     }
 
     /// Reserves places in the queue and thread time of `pool` for those images of the request that take long to
@@ -201,7 +228,8 @@ impl Admission {
         let left = self.deadline.left();
         let jobs = pool.admit(costs, left);
         let jobs = jobs.map_err(|late| BatchError::DeadlineUnreachable {
-            predicted: late.end,
+            // A third of the time is kept, because predictions of decode times are rough.
+            predicted: late.end * 3 / 2,
             left,
             wait: late.wait,
         })?;

@@ -6,5 +6,5 @@ use libfuzzer_sys::fuzz_target;
 use sightline::http::fuzzing::read_accept;
 
 fuzz_target!(|bytes: &[u8]| {
-    read_accept(bytes);
+    sightline_fuzz::timed(|| read_accept(bytes));
 });

@@ -6,5 +6,5 @@ use libfuzzer_sys::fuzz_target;
 use sightline::grpc::fuzzing::read_request;
 
 fuzz_target!(|bytes: &[u8]| {
-    read_request(bytes);
+    sightline_fuzz::timed(|| read_request(bytes));
 });

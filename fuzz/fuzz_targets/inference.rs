@@ -6,5 +6,5 @@ use libfuzzer_sys::fuzz_target;
 use sightline::http::fuzzing::read_inference;
 
 fuzz_target!(|bytes: &[u8]| {
-    read_inference(bytes);
+    sightline_fuzz::timed(|| read_inference(bytes));
 });

@@ -32,14 +32,13 @@ pub enum BatchError {
     },
     /// The images in the queue are predicted to take longer than the request's deadline allows.
     #[error(
-        "the images in the queue are predicted to take {} ms, more than two thirds of the {} ms until the deadline; \
-         retry after {} ms",
+        "the images in the queue may take {} ms, and {} ms are left until the deadline; retry after {} ms",
         .predicted.as_millis(),
         .left.as_millis(),
         .wait.as_millis()
     )]
     DeadlineUnreachable {
-        /// Predicted time until the images ahead have run. If the request has images that take long to decode,
+        /// Time within which the images ahead very likely run. If the request has images that take long to decode,
         /// predicted time until these and all earlier ones that take long are decoded.
         predicted: Duration,
         /// Time that was left until the request's deadline.

@@ -14,6 +14,8 @@
 
 mod drain;
 mod error;
+mod forecast;
+mod margin;
 mod queue;
 mod rebuild;
 mod seat;
@@ -31,6 +33,7 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 pub use error::BatchError;
+pub(crate) use forecast::Forecast;
 pub use queue::Policy;
 pub use seat::WatchedEngine;
 pub(crate) use seats::MAX_STUCK;
@@ -40,6 +43,7 @@ pub use tensors::TensorCost;
 pub use watchdog::Watchdog;
 
 use drain::DrainRate;
+use margin::Margin;
 
 use crate::budget::{Budget, Exhausted, Permit};
 use crate::engine::Outputs;
@@ -142,6 +146,7 @@ impl Batcher {
             places,
             long_places: Budget::new("long_images", 1, capacity.div_ceil(2) as u64),
             drain: Mutex::new(drain),
+            margin: Mutex::new(Margin::new()),
         });
         let batcher = Self {
             shared,
@@ -211,22 +216,34 @@ impl Batcher {
         }
         let places = &self.shared.places;
         let (used, capacity) = (places.used(), places.total());
-        // Images that take long to decode do not delay others: they are overtaken.
-        let ahead = used.saturating_sub(self.shared.long_places.used());
-        let wait = self.shared.drain().time(ahead);
         if used >= capacity {
-            return Err(self.full(wait));
+            return Err(self.full(self.shared.drain().time(self.ahead())));
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        // The rest is for the request's own decoding, inference and response, and for a wrong prediction.
-        if ahead > 0 && wait > left * 2 / 3 {
+        self.reachable(deadline, Instant::now()).map(drop)
+    }
+
+    /// Returns the number of images that run before an image which is queued now. Images that take long to decode
+    /// do not delay others: they are overtaken.
+    fn ahead(&self) -> u64 {
+        let places = &self.shared.places;
+        places.used().saturating_sub(self.shared.long_places.used())
+    }
+
+    /// Returns how long an image that is queued at `now` is predicted to wait, if it very likely runs before
+    /// `deadline`.
+    fn reachable(&self, deadline: Instant, now: Instant) -> Result<Duration, BatchError> {
+        let ahead = self.ahead();
+        let wait = self.shared.drain().time(ahead);
+        let left = deadline.saturating_duration_since(now);
+        let predicted = self.shared.margin().latest(wait);
+        if ahead > 0 && predicted > left {
             return Err(BatchError::DeadlineUnreachable {
-                predicted: wait,
+                predicted,
                 left,
                 wait,
             });
         }
-        Ok(())
+        Ok(wait)
     }
 
     fn full(&self, retry_after: Duration) -> BatchError {
@@ -248,6 +265,24 @@ impl Batcher {
     pub fn reserve_more(&self, places: &mut Permit, images: usize) -> Result<(), BatchError> {
         let grown = places.grow_to(images as u64);
         grown.map_err(|exhausted| self.full(self.shared.drain().time(exhausted.used)))
+    }
+
+    /// Grows the permit `places` as [`Batcher::reserve_more`] does, if the images very likely run before `deadline`:
+    /// other requests may have been queued since [`Batcher::check`]. The images of a request that holds places
+    /// already are not checked. Returns the forecast for the request.
+    ///
+    /// # Errors
+    /// Those of [`Batcher::reserve_more`], and [`BatchError::DeadlineUnreachable`].
+    pub(crate) fn reserve_before(
+        &self,
+        places: &mut Permit,
+        images: usize,
+        deadline: Instant,
+    ) -> Result<Forecast, BatchError> {
+        let now = Instant::now();
+        let wait = self.reachable(deadline, now)?;
+        self.reserve_more(places, images)?;
+        Ok(Forecast::new(&self.shared, wait, now, deadline))
     }
 
     /// Reserves places for the `images` images of a request that take long to decode, in addition to the places

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Policy;
 use super::drain::DrainRate;
+use super::margin::Margin;
 use super::queue::Queue;
 use crate::budget::Budget;
 use crate::metrics::BatchMetrics;
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub(super) long_places: Budget,
     /// Measured speed at which images are prepared and run.
     pub(super) drain: Mutex<DrainRate>,
+    /// Margin for predictions of that speed.
+    pub(super) margin: Mutex<Margin>,
 }
 
 impl Shared {
@@ -57,6 +60,11 @@ impl Shared {
             .closing
             .wait_timeout_while(state, time, |state| !state.closed);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// No code panics while it holds this lock.
+    pub(super) fn margin(&self) -> MutexGuard<'_, Margin> {
+        self.margin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No code panics while it holds this lock.

@@ -224,6 +224,55 @@ fn a_deadline_that_the_queue_cannot_meet_is_rejected() {
 }
 
 #[test]
+fn a_request_is_checked_again_when_its_body_has_arrived() {
+    let setup = setup(1, 100);
+    let millis = Duration::from_millis;
+    setup.batcher.record_preparation(millis(10), 1);
+    let deadline = Instant::now() + millis(500);
+    assert!(setup.batcher.check(deadline).is_ok());
+    // 60 images of others, 600 ms, were queued meanwhile.
+    let mut others = setup.batcher.no_places();
+    setup.batcher.reserve_more(&mut others, 60).unwrap();
+    let mut places = setup.batcher.no_places();
+    let reserved = setup.batcher.reserve_before(&mut places, 1, deadline);
+    assert!(matches!(
+        reserved.map(drop),
+        Err(BatchError::DeadlineUnreachable { .. })
+    ));
+    assert_eq!(places.amount(), 0);
+    let later = Instant::now() + millis(5000);
+    assert!(setup.batcher.reserve_before(&mut places, 1, later).is_ok());
+    assert_eq!(places.amount(), 1);
+}
+
+#[test]
+fn requests_that_miss_their_deadline_raise_the_margin_for_later_ones() {
+    let setup = setup(1, 100);
+    let millis = Duration::from_millis;
+    setup.batcher.record_preparation(millis(1), 1);
+    let mut others = setup.batcher.no_places();
+    setup.batcher.reserve_more(&mut others, 60).unwrap();
+    let accepts = || setup.batcher.check(Instant::now() + millis(100)).is_ok();
+    let expire = || {
+        let mut place = setup.batcher.no_places();
+        let deadline = Instant::now() + millis(101);
+        let forecast = setup.batcher.reserve_before(&mut place, 1, deadline);
+        (forecast.unwrap(), deadline)
+    };
+    // Forecasts of requests that fail before their deadline do not count, nor do those that are discarded.
+    drop(expire().0);
+    let (mut forecast, deadline) = expire();
+    forecast.discard();
+    std::thread::sleep(deadline - Instant::now());
+    drop(forecast);
+    assert!(accepts());
+    let expired = [(); 4].map(|()| expire());
+    std::thread::sleep(expired[3].1 - Instant::now());
+    drop(expired);
+    assert!(!accepts());
+}
+
+#[test]
 fn images_that_take_long_to_decode_leave_places_and_time_to_others() {
     let setup = setup(1, 8);
     let (millis, now) = (Duration::from_millis, Instant::now());

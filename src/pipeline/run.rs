@@ -47,6 +47,12 @@ pub async fn run<P: Postprocess>(
         .map(|input| input.decode_cost(&app.decode_times))
         .collect();
     let mut long = admission.reserve_long(&app.pool, costs.iter().copied())?;
+    let mut forecast = admission.take_forecast();
+    if let Some(forecast) = &mut forecast
+        && costs.iter().any(|cost| cost.long)
+    {
+        forecast.discard();
+    }
     let body = Arc::new(admission.take_body(app));
     let results = Mutex::new(app.responses.empty());
     let postprocess = Arc::new(postprocess);
@@ -79,6 +85,9 @@ pub async fn run<P: Postprocess>(
     // The next stage of the request as a whole; until then, its stage is that of its images.
     admission.progress.enter(Stage::encode);
     let (outputs, images) = try_join_all(walks).await?.into_iter().unzip();
+    if let Some(forecast) = forecast {
+        forecast.finish();
+    }
     Ok(Response {
         model,
         results: outputs,
