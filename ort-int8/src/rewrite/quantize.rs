@@ -4,11 +4,8 @@ use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, NodeProto};
 use onnx_export::quantize::Affine;
 
-use super::QUANTIZE;
 use super::editor::GraphEditor;
-
-/// Attribute `perm` of the `Transpose` from `[N, C, H, W]` to `[N, H, W, C]`.
-const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
+use super::{CHANNELS_LAST, QUANTIZE};
 
 /// A `ReorderOutput` whose output is read by a `QuantizeLinear`, whose output is read by a
 /// `Transpose`, with the indices of the latter two nodes.
@@ -20,10 +17,11 @@ struct Chain {
 }
 
 /// Replaces every chain `ReorderOutput -> QuantizeLinear -> Transpose` with a [`QUANTIZE`], which
-/// avoids the chain's intermediate `[N, C, H, W] f32` tensor.
-pub(super) fn replace(editor: &mut GraphEditor) {
+/// avoids the chain's intermediate `[N, C, H, W] f32` tensor. `block` is the number of channels in a
+/// block of the layout that `ReorderOutput` reads.
+pub(super) fn replace(editor: &mut GraphEditor, block: usize) {
     for index in 0..editor.len() {
-        if let Some(chain) = find_chain(editor, index) {
+        if let Some(chain) = find_chain(editor, index, block) {
             editor.remove(chain.quantize);
             editor.remove(chain.transpose);
             editor.replace(index, chain.replacement);
@@ -35,7 +33,7 @@ pub(super) fn replace(editor: &mut GraphEditor) {
 ///
 /// `None` if node `index` is not a `ReorderOutput` to channels first, if its output is not read by
 /// a `QuantizeLinear` followed by a `Transpose`, or if another node reads an intermediate value.
-fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
+fn find_chain(editor: &GraphEditor, index: usize, block: usize) -> Option<Chain> {
     let reorder = editor.node(index)?;
     if reorder.op_type != "ReorderOutput" || reorder.attribute("channels_last")?.i != Some(0) {
         return None;
@@ -58,6 +56,7 @@ fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
         output: node.output.clone(),
         attribute: vec![
             reorder.attribute("channels")?.clone(),
+            AttributeProto::new("block", &Attr::Int(block as i64)),
             AttributeProto::new("zero_point", &Attr::Int(zero_point.into())),
             AttributeProto::new("scale", &Attr::Float(scale)),
         ],
