@@ -3,7 +3,7 @@
 //!
 //! The three sessions have one thread and run in turn on images of SIZE x SIZE pixels (224); the
 //! output has median CPU times in milliseconds and speedups over fp32. With PROFILE, ONNX Runtime writes the
-//! time of each node of the third session to a JSON file whose name begins with PROFILE.
+//! time of each node of the two int8 sessions to JSON files whose names begin with PROFILE.
 //!
 //! The library of ONNX Runtime is the one named by `ORT_DYLIB_PATH`.
 #![allow(clippy::print_stdout)]
@@ -44,9 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         builder.commit_from_memory(model)
     };
+    let alone = options.get(1).map(|profile| format!("{profile}-alone"));
     let sessions = [
         builder()?.commit_from_file(fp32)?,
-        as_it_is(&optimized, None)?,
+        as_it_is(&optimized, alone.as_ref())?,
         as_it_is(&accelerated.model, options.get(1))?,
     ];
     let [fp32, alone, ours] = medians(sessions, size)?;

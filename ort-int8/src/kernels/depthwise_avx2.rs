@@ -79,7 +79,7 @@ fn half(bytes: &[u8; LANES], half: usize) -> [u8; VECTOR] {
 }
 
 macro_rules! row {
-    ($name:ident, $quads:ident, $count:expr) => {
+    ($name:ident, $quads:ident, $count:expr, |$length:ident| $cut:expr) => {
         fearless_simd::kernel!(
             /// Computes an output row in vectors of 32 elements, without the table. For each group of
             /// four taps, `interleaved` brings the input bytes of an element together. One
@@ -94,15 +94,15 @@ macro_rules! row {
             ) {
                 let zero = _mm256_set1_epi16(i16::from(layer.output_zero_point));
                 let ones = _mm256_set1_epi16(1);
-                let length = output.len();
+                let $length = output.len();
                 let step = layer.phases.len();
-                let quads = &$quads[..$count];
+                let quads = $cut;
                 for (first, phase) in layer.phases.iter().enumerate() {
                     let weights = &phase.weights[..$count];
                     for side in 0..2 {
                         let (bias, multipliers) = constants(avx2, phase, side);
                         let mut index = first;
-                        while index < length {
+                        while index < $length {
                             let mut sums = bias;
                             for quad in 0..$count {
                                 let [a, b, c, d] = quads[quad].map(|tap| -> __m256i {
@@ -129,9 +129,19 @@ macro_rules! row {
     };
 }
 
-row!(row_of_3, quads, 3);
-row!(row_of_7, quads, 7);
-row!(row_of_any, quads, quads.len());
+// Taps that are cut to the length of the output need no bounds checks.
+row!(row_of_3, quads, 3, |length| cut::<3>(quads, length));
+row!(row_of_7, quads, 7, |length| cut::<7>(quads, length));
+row!(row_of_any, quads, quads.len(), |length| quads);
+
+/// Returns the taps of the first `N` of `quads`, cut to `length` vectors.
+#[inline(always)]
+fn cut<'t, const N: usize>(
+    quads: &[[&'t [[u8; LANES]]; QUAD]],
+    length: usize,
+) -> [[&'t [[u8; LANES]]; QUAD]; N] {
+    std::array::from_fn(|quad| quads[quad].map(|tap| &tap[..length]))
+}
 
 fearless_simd::kernel!(
     /// Loads bias and multipliers of half `side` of the elements of a phase.

@@ -1,5 +1,7 @@
 //! Pointwise (1x1) convolutions and fully connected layers of uint8 pixels.
 
+use std::collections::VecDeque;
+
 use super::error::{KernelError, check_length};
 use super::isa::Isa;
 use super::lookup;
@@ -11,6 +13,10 @@ pub(super) const COLUMNS: usize = 16;
 /// Approximate size in bytes of the pixels that are convolved by all blocks before the next pixels,
 /// inputs and outputs together: they stay in the first-level cache.
 const PANEL: usize = 24 * 1024;
+
+/// Number of weights among which a partner is searched for each: it bounds the time in which a layer is
+/// created.
+const CANDIDATES: usize = 32;
 
 /// Parameters of a pointwise convolution.
 ///
@@ -66,6 +72,11 @@ pub(super) struct Block {
     /// Weights by four consecutive input channels: the four weights of an output channel lie next to
     /// each other.
     pub(super) weights: Vec<Weights>,
+    /// Index of the four input channels of each element of `weights`, divided by 4.
+    pub(super) order: Vec<usize>,
+    /// Number of pairs of consecutive elements at the beginning of `weights` whose sums of products
+    /// may be added in 16 bits: see [`add_in_16_bits`].
+    pub(super) pairs: usize,
 }
 
 impl Pointwise {
@@ -147,8 +158,9 @@ impl Pointwise {
             let output = output[block.first..].iter_mut().take(COLUMNS);
             for (column, output) in output.enumerate() {
                 let mut sum = block.bias[column];
-                for (values, weights) in pixel.as_chunks::<QUAD>().0.iter().zip(&block.weights) {
-                    let weights = &weights.0[QUAD * column..][..QUAD];
+                let values = pixel.as_chunks::<QUAD>().0;
+                for (quad, weights) in block.order.iter().zip(&block.weights) {
+                    let (values, weights) = (&values[*quad], &weights.0[QUAD * column..][..QUAD]);
                     for (value, weight) in values.iter().zip(weights) {
                         sum = sum.wrapping_add(i32::from(*value) * i32::from(*weight));
                     }
@@ -168,6 +180,8 @@ impl Block {
             bias: [0; COLUMNS],
             multipliers: [0.0; COLUMNS],
             weights: vec![Weights([0; LANES]); quads],
+            order: (0..quads).collect(),
+            pairs: 0,
         };
         for column in 0..COLUMNS.min(spec.bias.len() - first) {
             let channel = first + column;
@@ -182,8 +196,43 @@ impl Block {
             block.bias[column] = spec.bias[channel].wrapping_sub(zero);
             block.multipliers[column] = spec.multipliers[channel];
         }
+        block.pair();
         block
     }
+
+    /// Moves weights that can be added in 16 bits to the beginning, each next to its partner.
+    fn pair(&mut self) {
+        let (mut paired, mut single) = (Vec::new(), Vec::new());
+        let mut open: VecDeque<usize> = (0..self.weights.len()).collect();
+        while let Some(first) = open.pop_front() {
+            let weights = |quad: usize| &self.weights[quad];
+            let mut candidates = open.iter().take(CANDIDATES);
+            let partner =
+                candidates.position(|quad| add_in_16_bits(weights(first), weights(*quad)));
+            match partner.and_then(|index| open.remove(index)) {
+                Some(second) => paired.extend([first, second]),
+                None => single.push(first),
+            }
+        }
+        self.pairs = paired.len() / 2;
+        paired.extend(single);
+        self.weights = paired.iter().map(|quad| self.weights[*quad]).collect();
+        self.order = paired;
+    }
+}
+
+/// Returns whether no sum of the products of uint8 values with the first two weights of a channel in
+/// `a` and its first two weights in `b` exceeds 16 bits, and likewise the last two. AVX2 computes sums
+/// of two products in 16 bits; if this function returns `true`, two of these sums can be added before
+/// they are extended to 32 bits.
+fn add_in_16_bits(a: &Weights, b: &Weights) -> bool {
+    let pairs = a.0.as_chunks::<2>().0.iter().zip(b.0.as_chunks::<2>().0);
+    pairs.into_iter().all(|(a, b)| {
+        let weights = || a.iter().chain(b).map(|weight| 255 * i32::from(*weight));
+        let most: i32 = weights().map(|product| product.max(0)).sum();
+        let least: i32 = weights().map(|product| product.min(0)).sum();
+        most <= i16::MAX.into() && least >= i16::MIN.into()
+    })
 }
 
 #[cfg(test)]
@@ -203,9 +252,9 @@ mod tests {
             inputs,
             input_zero_point: next() as u8,
             output_zero_point: next() as u8,
-            // Weights of 7 bits, and of 8 bits if the number of inputs is a multiple of 8.
+            // Weights of 8 bits, 7 bits or 6 bits, so that no, some or all weights can be paired.
             weights: (0..inputs * outputs)
-                .map(|_| next() as i8 / if inputs.is_multiple_of(8) { 1 } else { 2 })
+                .map(|_| next() as i8 / [1, 2, 4][inputs / 4 % 3])
                 .collect(),
             bias: (0..outputs)
                 .map(|_| next() as i32 % 20_000 - 10_000)
@@ -261,7 +310,7 @@ mod tests {
 
     #[test]
     fn largest_and_smallest_values_are_exact() {
-        let extremes = [127, 64, -64, -128];
+        let extremes = [127, 64, 32, -32, -64, -128];
         for (value, weight) in extremes.into_iter().flat_map(|w| [(255, w), (0, w)]) {
             let mut spec = spec(960, 48);
             spec.input_zero_point = 255 - value;

@@ -1,14 +1,14 @@
 //! The AVX2 kernel of [`Pointwise`], which computes the output channels of a block.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _mm256_add_epi32, _mm256_adds_epi16, _mm256_cvtepi32_ps, _mm256_cvtps_epi32,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_packs_epi32,
+    __m256, __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_adds_epi16, _mm256_cvtepi32_ps,
+    _mm256_cvtps_epi32, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_packs_epi32,
     _mm256_packus_epi16, _mm256_permutevar8x32_epi32, _mm256_set1_epi16, _mm256_set1_epi32,
 };
 
 use fearless_simd::{Avx2, SimdFrom, f32x8, i8x32, i32x8, u8x32};
 
-use super::pointwise::{Block, COLUMNS, Pointwise};
+use super::pointwise::{Block, COLUMNS, Pointwise, Weights};
 use super::{QUAD, UNPACKED};
 
 /// Number of pixels in a tile. With 16 channels, the sums of four pixels fill 8 of the 16 registers.
@@ -35,8 +35,10 @@ macro_rules! tiles {
             ///
             /// For four input channels at a time, the four values of each pixel are broadcast. One
             /// instruction multiplies them by the weights of 8 output channels and adds the products
-            /// in pairs, in 16 bits; the next one adds the two sums of a channel, in 32 bits. The
-            /// loop over the pixels is written out so that all sums stay in registers.
+            /// in pairs, in 16 bits; the next one adds the two sums of a channel, in 32 bits. Where
+            /// the weights allow it, the sums of eight input channels are added in 16 bits first:
+            /// multiplications limit the speed, additions do not. The loop over the pixels is written
+            /// out so that all sums stay in registers.
             fn $name(
                 avx2: Avx2,
                 layer: &Pointwise,
@@ -47,7 +49,10 @@ macro_rules! tiles {
                 let values = pixels.as_chunks::<QUAD>().0;
                 let quads = layer.inputs / QUAD;
                 let count = values.len() / quads;
-                let weights = &block.weights[..quads];
+                let pairs = 2 * block.pairs;
+                let (paired, single) = block.weights.split_at(pairs);
+                let (paired_order, single_order) = block.order.split_at(pairs);
+                let (paired, paired_order) = (paired.as_chunks::<2>().0, paired_order.as_chunks::<2>().0);
                 let ones = _mm256_set1_epi16(1);
                 let (bias, multipliers) = constants(avx2, block);
                 let zero = _mm256_set1_epi16(i16::from(layer.output_zero_point));
@@ -55,14 +60,29 @@ macro_rules! tiles {
                     let first = start.min(count - $tile);
                     let rows = [$(&values[(first + $row) * quads..][..quads]),*];
                     let mut sums = [bias; $tile];
-                    for (quad, weights) in weights.iter().enumerate() {
-                        let mut vectors = bias;
-                        for register in 0..$registers {
-                            let weights = weights.0.as_chunks::<32>().0[register];
-                            vectors[register] = i8x32::simd_from(avx2, weights).into();
+                    for (quad, weights) in paired_order.iter().zip(paired) {
+                        let mut vectors = [bias; 2];
+                        for (vectors, weights) in vectors.iter_mut().zip(weights) {
+                            *vectors = loaded(avx2, weights);
                         }
                         $(
-                            let four = _mm256_set1_epi32(i32::from_le_bytes(rows[$row][quad]));
+                            let [four, next] = quad.map(|quad| {
+                                _mm256_set1_epi32(i32::from_le_bytes(rows[$row][quad]))
+                            });
+                            for register in 0..$registers {
+                                let pairs = _mm256_maddubs_epi16(four, vectors[0][register]);
+                                let next = _mm256_maddubs_epi16(next, vectors[1][register]);
+                                let pairs = _mm256_add_epi16(pairs, next);
+                                let products = _mm256_madd_epi16(pairs, ones);
+                                let sum = &mut sums[$row][register];
+                                *sum = _mm256_add_epi32(*sum, products);
+                            }
+                        )*
+                    }
+                    for (quad, weights) in single_order.iter().zip(single) {
+                        let vectors = loaded(avx2, weights);
+                        $(
+                            let four = _mm256_set1_epi32(i32::from_le_bytes(rows[$row][*quad]));
                             for register in 0..$registers {
                                 let pairs = _mm256_maddubs_epi16(four, vectors[register]);
                                 let products = _mm256_madd_epi16(pairs, ones);
@@ -90,6 +110,16 @@ tiles!(tiles_of_4, 2, 4: 0 1 2 3);
 tiles!(tiles_of_1, 2, 1: 0);
 tiles!(half_tiles_of_4, 1, 4: 0 1 2 3);
 tiles!(half_tiles_of_1, 1, 1: 0);
+
+fearless_simd::kernel!(
+    /// Loads the weights of 16 channels, two registers of 8 channels each.
+    #[inline(always)]
+    fn loaded(avx2: Avx2, weights: &Weights) -> [__m256i; 2] {
+        let weights = weights.0.as_chunks::<32>().0;
+        [0, 1]
+            .map(|register: usize| -> __m256i { i8x32::simd_from(avx2, weights[register]).into() })
+    }
+);
 
 fearless_simd::kernel!(
     /// Loads bias and multipliers of a block, two registers of 8 channels each.
