@@ -34,6 +34,15 @@ impl Isa {
         available
     }
 
+    /// Returns whether this is AVX-512 as of Ice Lake.
+    pub fn is_avx512(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let is_avx512 = matches!(self, Self::Avx512(_));
+        #[cfg(not(target_arch = "x86_64"))]
+        let is_avx512 = false;
+        is_avx512
+    }
+
     /// Returns the instruction set for a convolution. `pairs_fit` says whether the weights are small
     /// enough for AVX2, which adds products in pairs, in 16 bits.
     pub(super) fn for_weights(self, pairs_fit: bool) -> Self {

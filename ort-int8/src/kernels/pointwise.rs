@@ -10,9 +10,15 @@ use super::{LANES, QUAD};
 
 /// Number of output channels of a [`Block`].
 pub(super) const COLUMNS: usize = 16;
+/// Number of pixels that the vector kernel computes together. With 16 channels, the sums of four pixels
+/// fill 8 of the 16 registers.
+pub(super) const TILE: usize = 4;
 /// Approximate size in bytes of the pixels that are convolved by all blocks before the next pixels,
 /// inputs and outputs together: they stay in the first-level cache.
 const PANEL: usize = 24 * 1024;
+/// Minimum number of pixels that are convolved by all blocks before the next pixels. All weights are
+/// read for each panel, and those of layers with many channels come from a slow cache.
+const MIN_PANEL: usize = 64;
 
 /// Number of weights among which a partner is searched for each: it bounds the time in which a layer is
 /// created.
@@ -73,7 +79,7 @@ pub(super) struct Block {
     /// each other.
     pub(super) weights: Vec<Weights>,
     /// Index of the four input channels of each element of `weights`, divided by 4.
-    pub(super) order: Vec<usize>,
+    pub(super) order: Vec<u32>,
     /// Number of pairs of consecutive elements at the beginning of `weights` whose sums of products
     /// may be added in 16 bits: see [`add_in_16_bits`].
     pub(super) pairs: usize,
@@ -119,14 +125,12 @@ impl Pointwise {
         self.outputs
     }
 
-    /// Returns the number of pixels that are convolved together so that they stay in the first-level
-    /// cache, given the total number of `pixels`. Always at least 1.
+    /// Returns the number of pixels that are convolved together, given the total number of `pixels`.
+    /// Always at least 1.
     pub fn panel(&self, pixels: usize) -> usize {
-        let panels = (pixels * (self.inputs + self.outputs)).div_ceil(PANEL);
-        // A panel of few pixels reads the weights too often.
-        let largest = pixels.div_ceil(panels.max(1)).max(28);
+        let largest = (PANEL / (self.inputs + self.outputs)).max(MIN_PANEL);
         let panels = pixels.div_ceil(largest).max(1);
-        pixels.div_ceil(panels).max(1)
+        pixels.div_ceil(panels).max(1).next_multiple_of(TILE)
     }
 
     /// Convolves `pixels`, `[pixels, input channels] u8`, to `output`, `[pixels, output channels] u8`.
@@ -160,7 +164,8 @@ impl Pointwise {
                 let mut sum = block.bias[column];
                 let values = pixel.as_chunks::<QUAD>().0;
                 for (quad, weights) in block.order.iter().zip(&block.weights) {
-                    let (values, weights) = (&values[*quad], &weights.0[QUAD * column..][..QUAD]);
+                    let (values, weights) =
+                        (&values[*quad as usize], &weights.0[QUAD * column..][..QUAD]);
                     for (value, weight) in values.iter().zip(weights) {
                         sum = sum.wrapping_add(i32::from(*value) * i32::from(*weight));
                     }
@@ -180,7 +185,7 @@ impl Block {
             bias: [0; COLUMNS],
             multipliers: [0.0; COLUMNS],
             weights: vec![Weights([0; LANES]); quads],
-            order: (0..quads).collect(),
+            order: (0..quads as u32).collect(),
             pairs: 0,
         };
         for column in 0..COLUMNS.min(spec.bias.len() - first) {
@@ -203,9 +208,9 @@ impl Block {
     /// Moves weights that can be added in 16 bits to the beginning, each next to its partner.
     fn pair(&mut self) {
         let (mut paired, mut single) = (Vec::new(), Vec::new());
-        let mut open: VecDeque<usize> = (0..self.weights.len()).collect();
+        let mut open: VecDeque<u32> = self.order.iter().copied().collect();
         while let Some(first) = open.pop_front() {
-            let weights = |quad: usize| &self.weights[quad];
+            let weights = |quad: u32| &self.weights[quad as usize];
             let mut candidates = open.iter().take(CANDIDATES);
             let partner =
                 candidates.position(|quad| add_in_16_bits(weights(first), weights(*quad)));
@@ -216,7 +221,8 @@ impl Block {
         }
         self.pairs = paired.len() / 2;
         paired.extend(single);
-        self.weights = paired.iter().map(|quad| self.weights[*quad]).collect();
+        let weights = paired.iter().map(|quad| self.weights[*quad as usize]);
+        self.weights = weights.collect();
         self.order = paired;
     }
 }
@@ -354,7 +360,7 @@ mod tests {
     #[test]
     fn panels_divide_the_pixels_evenly() {
         let layer = Pointwise::new(spec(40, 112), Isa::detect()).unwrap();
-        for (pixels, expected) in [(0, 1), (1, 1), (49, 49), (196, 98), (12_544, 161)] {
+        for (pixels, expected) in [(0, 4), (1, 4), (49, 52), (196, 100), (12_544, 164)] {
             assert_eq!(layer.panel(pixels), expected, "{pixels} pixels");
         }
     }

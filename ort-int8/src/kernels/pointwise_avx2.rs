@@ -8,11 +8,8 @@ use std::arch::x86_64::{
 
 use fearless_simd::{Avx2, SimdFrom, f32x8, i8x32, i32x8, u8x32};
 
-use super::pointwise::{Block, COLUMNS, Pointwise, Weights};
+use super::pointwise::{Block, COLUMNS, Pointwise, TILE, Weights};
 use super::{QUAD, UNPACKED};
-
-/// Number of pixels in a tile. With 16 channels, the sums of four pixels fill 8 of the 16 registers.
-const TILE: usize = 4;
 
 /// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
 /// them to their places in `output`, `[pixels, output channels]`, without the table.
@@ -67,7 +64,7 @@ macro_rules! tiles {
                         }
                         $(
                             let [four, next] = quad.map(|quad| {
-                                _mm256_set1_epi32(i32::from_le_bytes(rows[$row][quad]))
+                                _mm256_set1_epi32(i32::from_le_bytes(rows[$row][quad as usize]))
                             });
                             for register in 0..$registers {
                                 let pairs = _mm256_maddubs_epi16(four, vectors[0][register]);
@@ -82,7 +79,7 @@ macro_rules! tiles {
                     for (quad, weights) in single_order.iter().zip(single) {
                         let vectors = loaded(avx2, weights);
                         $(
-                            let four = _mm256_set1_epi32(i32::from_le_bytes(rows[$row][*quad]));
+                            let four = _mm256_set1_epi32(i32::from_le_bytes(rows[$row][*quad as usize]));
                             for register in 0..$registers {
                                 let pairs = _mm256_maddubs_epi16(four, vectors[register]);
                                 let products = _mm256_madd_epi16(pairs, ones);
