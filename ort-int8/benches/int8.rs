@@ -4,7 +4,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ort_int8::kernels::{
-    BlockedQuantization, Depthwise, DepthwiseSpec, Image, Scratch, lookup, quantize_blocked,
+    Addition, BlockedQuantization, Depthwise, DepthwiseSpec, Image, Isa, Pointwise, PointwiseSpec,
+    Scratch, lookup, quantize_blocked,
 };
 
 /// Depthwise layers as (channels, height and width of the image in pixels, height and width of the
@@ -21,11 +22,23 @@ const LAYERS: [(usize, usize, usize, usize); 9] = [
     (960, 7, 5, 1),
 ];
 
+/// Pointwise layers as (pixels, input channels, output channels).
+const POINTWISE: [(usize, usize, usize); 8] = [
+    (12_544, 32, 16),
+    (12_544, 16, 96),
+    (3136, 24, 144),
+    (3136, 144, 24),
+    (196, 64, 384),
+    (196, 384, 64),
+    (49, 960, 160),
+    (49, 320, 1280),
+];
+
 fn depthwise(c: &mut Criterion) {
     let mut group = c.benchmark_group("depthwise");
     for (channels, side, kernel, stride) in LAYERS {
         let taps = kernel * kernel;
-        let layer = Depthwise::new(DepthwiseSpec {
+        let spec = DepthwiseSpec {
             kernel: [kernel; 2],
             strides: [stride; 2],
             pads: [kernel / 2; 4],
@@ -33,11 +46,12 @@ fn depthwise(c: &mut Criterion) {
             dilations: [1; 2],
             input_zero_point: 3,
             output_zero_point: 100,
-            weights: (0..channels * taps).map(|i| (i * 37) as i8).collect(),
+            weights: (0..channels * taps).map(|i| (i * 37) as i8 / 2).collect(),
             bias: vec![5; channels],
             multipliers: vec![1e-3; channels],
             table: None,
-        });
+        };
+        let layer = Depthwise::new(spec, Isa::detect());
         let Ok(layer) = layer else { continue };
         let data: Vec<u8> = (0..side * side * channels)
             .map(|i| (i * 31) as u8)
@@ -61,6 +75,49 @@ fn depthwise(c: &mut Criterion) {
     group.finish();
 }
 
+fn pointwise(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pointwise");
+    for (pixels, inputs, outputs) in POINTWISE {
+        let spec = PointwiseSpec {
+            inputs,
+            input_zero_point: 3,
+            output_zero_point: 100,
+            weights: (0..inputs * outputs).map(|i| (i * 37) as i8 / 2).collect(),
+            bias: vec![5; outputs],
+            multipliers: vec![1e-3; outputs],
+            table: None,
+        };
+        let Ok(layer) = Pointwise::new(spec, Isa::detect()) else {
+            continue;
+        };
+        let data: Vec<u8> = (0..pixels * inputs).map(|i| (i * 31) as u8).collect();
+        let mut output = vec![0; pixels * outputs];
+        // Elements are multiplications here.
+        group.throughput(Throughput::Elements((pixels * inputs * outputs) as u64));
+        group.bench_function(format!("{pixels}x{inputs}x{outputs}"), |b| {
+            b.iter(|| layer.run(black_box(&data), &mut output));
+        });
+    }
+    group.finish();
+}
+
+fn add(c: &mut Criterion) {
+    let addition = Addition {
+        ratio: 0.7,
+        residual_ratio: 1.1,
+        offset: -30.0,
+        residual_first: false,
+    };
+    let residual: Vec<u8> = (0..75_264).map(|i| (i * 31) as u8).collect();
+    let mut values = residual.clone();
+    let mut group = c.benchmark_group("add");
+    group.throughput(Throughput::Bytes(values.len() as u64));
+    group.bench_function("56x56x24", |b| {
+        b.iter(|| addition.add(Isa::detect(), &mut values, black_box(&residual)));
+    });
+    group.finish();
+}
+
 fn table(c: &mut Criterion) {
     let table = std::array::from_fn(|index| index as u8 ^ 0x55);
     let input: Vec<u8> = (0..200_704).map(|i| (i * 31) as u8).collect();
@@ -68,7 +125,7 @@ fn table(c: &mut Criterion) {
     let mut group = c.benchmark_group("lookup");
     group.throughput(Throughput::Bytes(input.len() as u64));
     group.bench_function("112x112x16", |b| {
-        b.iter(|| lookup(&table, black_box(&input), &mut output));
+        b.iter(|| lookup(Isa::detect(), &table, black_box(&input), &mut output));
     });
     group.finish();
 }
@@ -80,14 +137,19 @@ fn quantize(c: &mut Criterion) {
     group.throughput(Throughput::Elements(input.len() as u64));
     let spec = BlockedQuantization {
         channels: 32,
+        block: if matches!(Isa::detect(), Isa::Avx512(_)) {
+            16
+        } else {
+            8
+        },
         scale: 0.05,
         zero_point: 3,
     };
     group.bench_function("112x112x32", |b| {
-        b.iter(|| quantize_blocked(&spec, black_box(&input), 0, &mut output));
+        b.iter(|| quantize_blocked(Isa::detect(), &spec, black_box(&input), 0, &mut output));
     });
     group.finish();
 }
 
-criterion_group!(benches, depthwise, table, quantize);
+criterion_group!(benches, depthwise, pointwise, add, table, quantize);
 criterion_main!(benches);

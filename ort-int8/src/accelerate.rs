@@ -9,7 +9,6 @@ use ort::value::Tensor;
 use prost::Message;
 use thiserror::Error;
 
-use crate::kernels;
 use crate::operators::operators;
 use crate::random::uniform;
 use crate::rewrite::{Operators, rewrite};
@@ -83,11 +82,24 @@ pub fn accelerate(
     max_input: usize,
     session_builder: impl Fn() -> ort::Result<SessionBuilder>,
 ) -> Result<Option<Accelerated>, AccelerateError> {
-    let allowed = if kernels::is_supported() {
-        Operators::All
-    } else {
-        Operators::Lookup
-    };
+    let mut failure = None;
+    for operators in Operators::for_this_cpu() {
+        match attempt(optimized_model, operators, max_input, &session_builder) {
+            Ok(accelerated) => return Ok(accelerated),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(None), Err)
+}
+
+/// Rewrites the graph with some of the operators and compares its results. `None` if no node can be
+/// replaced.
+fn attempt(
+    optimized_model: &[u8],
+    allowed: Operators,
+    max_input: usize,
+    session_builder: impl Fn() -> ort::Result<SessionBuilder>,
+) -> Result<Option<Accelerated>, AccelerateError> {
     let model = ModelProto::decode(optimized_model).map_err(GraphReadError::from)?;
     let Some(rewritten) = rewrite(model, allowed) else {
         return Ok(None);

@@ -9,5 +9,4 @@ mod rewrite;
 mod test_library;
 
 pub use accelerate::{AccelerateError, Accelerated, accelerate};
-pub use kernels::is_supported;
 pub use operators::operators;

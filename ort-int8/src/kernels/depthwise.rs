@@ -1,8 +1,10 @@
 //! Depthwise convolutions of uint8 images.
 
-use super::error::KernelError;
+use super::error::{KernelError, check_length};
+use super::isa::Isa;
+use super::requantize::{pairs_fit, requantize};
 use super::rows::Rows;
-use super::spec::{DepthwiseSpec, check_length};
+use super::spec::DepthwiseSpec;
 use super::{LANES, QUAD};
 
 /// One uint8 image, channels last.
@@ -21,6 +23,7 @@ pub struct Image<'a> {
 ///
 /// Source: ONNX `QLinearConv` with as many groups as channels.
 pub struct Depthwise {
+    isa: Isa,
     pub(super) channels: usize,
     pub(super) kernel: [usize; 2],
     pub(super) strides: [usize; 2],
@@ -37,8 +40,8 @@ pub struct Depthwise {
     pub(super) table: Option<Box<[u8; 256]>>,
 }
 
-/// Constants for the 64 elements of one vector, in four parts of 16 elements. The AVX-512 kernel
-/// interleaves the bytes of four taps, which reorders the elements: part `k` holds elements `4 k`
+/// Constants for the 64 elements of one vector, in four parts of 16 elements. The vector kernels
+/// interleave the bytes of four taps, which reorders the elements: part `k` holds elements `4 k`
 /// to `4 k + 3` of each group of sixteen, as the registers of 32-bit sums do.
 pub(super) struct Phase {
     pub(super) bias: [[i32; 16]; 4],
@@ -58,17 +61,20 @@ pub struct Scratch {
 }
 
 impl Depthwise {
-    /// Checks the parameters and reorders the constants for the kernel.
+    /// Checks the parameters and reorders the constants for the kernels of `isa`. The scalar kernel
+    /// is used on AVX2 if the weights are too large for it: see [`pairs_fit`].
     ///
     /// # Errors
     /// [`KernelError::Window`] if a size, stride, padding or dilation is out of range,
     /// [`KernelError::Length`] if the tensors have different numbers of channels.
-    pub fn new(spec: DepthwiseSpec) -> Result<Self, KernelError> {
+    pub fn new(spec: DepthwiseSpec, isa: Isa) -> Result<Self, KernelError> {
         spec.check()?;
+        let isa = isa.for_weights(pairs_fit(&spec.weights, spec.kernel[0] * spec.kernel[1]));
         let channels = spec.bias.len();
         let count = channels / gcd(channels, LANES);
         let phases = (0..count).map(|index| Phase::new(&spec, index * LANES));
         Ok(Self {
+            isa,
             channels,
             phases: phases.collect(),
             kernel: spec.kernel,
@@ -221,16 +227,16 @@ impl Depthwise {
     }
 
     fn row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(avx512) = fearless_simd::Level::new().as_avx512() {
-            super::depthwise_avx512::row(avx512, self, taps, output);
-            return;
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(avx512) => super::depthwise_avx512::row(avx512, self, taps, output),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(avx2) => super::depthwise_avx2::row(avx2, self, taps, output),
+            Isa::Scalar => self.plain_row(taps, output),
         }
-        self.plain_row(taps, output);
     }
 
-    /// Computes an output row element by element, on CPUs without AVX-512 VNNI and VBMI and in
-    /// tests.
+    /// Computes an output row element by element, on CPUs without AVX2 and in tests.
     pub(super) fn plain_row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
         for (index, output) in output.iter_mut().enumerate() {
             let phase = &self.phases[index % self.phases.len()];
@@ -244,16 +250,12 @@ impl Depthwise {
                         sum = sum.wrapping_add(product);
                     }
                 }
-                let result = self.requantize(sum, phase.multipliers[part][place]);
+                let multiplier = phase.multipliers[part][place];
+                let result = requantize(sum, multiplier, self.output_zero_point);
                 let table = self.table.as_ref();
                 *output = table.map_or(result, |table| table[usize::from(result)]);
             }
         }
-    }
-
-    fn requantize(&self, sum: i32, multiplier: f32) -> u8 {
-        let scaled = (sum as f32 * multiplier).round_ties_even();
-        (scaled + f32::from(self.output_zero_point)).clamp(0.0, 255.0) as u8
     }
 }
 

@@ -5,22 +5,36 @@
 use std::arch::x86_64::__m512i;
 
 use super::LANES;
+use super::isa::Isa;
 
 /// Writes `table[input[i]]` to `output[i]` for every `i`. Both slices must have the same length.
-pub fn lookup(table: &[u8; 256], input: &[u8], output: &mut [u8]) {
+pub fn lookup(isa: Isa, table: &[u8; 256], input: &[u8], output: &mut [u8]) {
     let (input, last) = input.as_chunks::<LANES>();
     let (output, last_output) = output.as_chunks_mut::<LANES>();
-    wide(table, input, output);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(avx512) => avx512_lookup(avx512, table, input, output),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(avx2) => super::lookup_avx2::copy(avx2, table, input, output),
+        Isa::Scalar => plain(table, input.as_flattened(), output.as_flattened_mut()),
+    }
     plain(table, last, last_output);
 }
 
-fn wide(table: &[u8; 256], input: &[[u8; LANES]], output: &mut [[u8; LANES]]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(avx512) = fearless_simd::Level::new().as_avx512() {
-        avx512_lookup(avx512, table, input, output);
-        return;
+/// Replaces every element of `values` by its entry in `table`.
+pub(super) fn replace(isa: Isa, table: &[u8; 256], values: &mut [u8]) {
+    let rest = match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(avx2) => {
+            let (vectors, rest) = values.as_chunks_mut::<LANES>();
+            super::lookup_avx2::replace(avx2, table, vectors);
+            rest
+        }
+        _ => values,
+    };
+    for value in rest {
+        *value = table[usize::from(*value)];
     }
-    plain(table, input.as_flattened(), output.as_flattened_mut());
 }
 
 fn plain(table: &[u8; 256], input: &[u8], output: &mut [u8]) {
@@ -81,14 +95,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wide_lookup_equals_scalar_lookup() {
+    fn every_instruction_set_equals_the_definition() {
         let table: [u8; 256] = std::array::from_fn(|index| (index * 167 + 13) as u8);
-        for length in [0, 1, 63, 64, 65, 256, 1000] {
+        for length in [0, 1, 31, 63, 64, 65, 256, 1000] {
             let input: Vec<u8> = (0..length).map(|index| (index * 31) as u8).collect();
-            let (mut got, mut expected) = (vec![0; length], vec![0; length]);
-            lookup(&table, &input, &mut got);
-            plain(&table, &input, &mut expected);
-            assert_eq!(got, expected, "{length} elements");
+            let expected: Vec<u8> = input.iter().map(|q| table[usize::from(*q)]).collect();
+            for isa in Isa::available() {
+                let mut got = vec![0; length];
+                lookup(isa, &table, &input, &mut got);
+                assert_eq!(got, expected, "{isa:?}: {length} elements");
+                let mut got = input.clone();
+                replace(isa, &table, &mut got);
+                assert_eq!(got, expected, "{isa:?}, in place: {length} elements");
+            }
         }
     }
 }

@@ -1,46 +1,69 @@
-//! Int8 kernels for operations whose kernels in ONNX Runtime are slow: depthwise convolution,
-//! lookup tables for functions of one element, and quantization of ONNX Runtime's blocked fp32
-//! layout.
+//! Int8 kernels for operations whose kernels in ONNX Runtime are slow: depthwise and pointwise
+//! convolution, addition, lookup tables for functions of one element, and quantization of ONNX
+//! Runtime's blocked fp32 layout.
 //!
 //! Int8 tensors are uint8 with the channels last: `[N, H, W, C]`. Results are bit-identical to
-//! those of ONNX Runtime's own kernels. Each kernel has an AVX-512 form and a scalar form for other
-//! CPUs.
+//! those of ONNX Runtime's own kernels. Each kernel has a form for each [`Isa`] that gains from it, and
+//! a scalar form.
 //!
 //! Not here: ONNX graphs and ONNX Runtime. The kernels read and write slices.
 
+mod add;
 mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod depthwise_avx2;
 #[cfg(target_arch = "x86_64")]
 mod depthwise_avx512;
 mod error;
+mod isa;
 mod lookup;
+#[cfg(target_arch = "x86_64")]
+mod lookup_avx2;
+mod pointwise;
+#[cfg(target_arch = "x86_64")]
+mod pointwise_avx2;
 mod quantize;
 #[cfg(test)]
 mod reference;
+mod requantize;
 mod rows;
 mod spec;
 #[cfg(test)]
 mod tests;
 
+pub use add::Addition;
 pub use depthwise::{Depthwise, Image, Scratch};
 pub use error::KernelError;
+pub use isa::Isa;
 pub use lookup::lookup;
+pub use pointwise::{Pointwise, PointwiseSpec};
 pub use quantize::{BlockedQuantization, quantize_blocked};
+pub(crate) use requantize::pairs_fit;
 pub use spec::DepthwiseSpec;
 
-/// Number of uint8 elements that one AVX-512 instruction processes.
+/// Number of uint8 elements that one AVX-512 instruction processes. The AVX2 kernels process them in
+/// two halves.
 const LANES: usize = 64;
-/// Number of channels that ONNX Runtime's blocked layout (`NCHWc`) stores next to each other for
-/// each pixel on CPUs with AVX-512.
-pub const CHANNEL_BLOCK: usize = 16;
-/// Number of kernel taps whose products one instruction (`vpdpbusd`) adds to the sum of an element.
+/// Number of kernel taps or input channels that the kernels multiply together for each element.
 const QUAD: usize = 4;
+/// Order of the 32-bit parts of a vector of 32 results that brings the results of each of four
+/// registers together. Packing four registers of 8 results interleaves them in steps of four results.
+#[cfg(target_arch = "x86_64")]
+const UNPACKED: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// Returns whether this CPU has the instructions of the kernels' AVX-512 forms: AVX-512 as of Ice
-/// Lake, with VNNI and VBMI.
-pub fn is_supported() -> bool {
+/// Returns the number of channels that ONNX Runtime's blocked layout (`NCHWc`) stores next to each
+/// other for each pixel on this CPU. `None` if this crate has no kernel for the layout.
+///
+/// Source: ONNX Runtime's `MlasNchwcGetBlockSize`.
+pub(crate) fn channel_block() -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
-    let supported = fearless_simd::Level::new().as_avx512().is_some();
-    #[cfg(not(target_arch = "x86_64"))]
-    let supported = false;
-    supported
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return Some(16);
+        }
+        if is_x86_feature_detected!("avx2") {
+            return Some(8);
+        }
+    }
+    None
 }

@@ -1,6 +1,6 @@
 //! Parameters of a depthwise convolution.
 
-use super::error::KernelError;
+use super::error::{KernelError, check_length};
 
 /// Largest accepted kernel size, stride and dilation along an axis, in pixels.
 const MAX_SIZE: usize = 16;
@@ -78,20 +78,4 @@ impl DepthwiseSpec {
         check_length("multipliers", channels, self.multipliers.len())?;
         check_length("weights", weights, self.weights.len())
     }
-}
-
-/// Returns [`KernelError::Length`] unless `got`, the number of elements of a tensor, is `expected`.
-pub(super) fn check_length(
-    tensor: &'static str,
-    expected: usize,
-    got: usize,
-) -> Result<(), KernelError> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(KernelError::Length {
-        tensor,
-        expected,
-        got,
-    })
 }

@@ -1,10 +1,10 @@
-//! Compares the AVX-512 and scalar forms of the depthwise kernel with the reference.
+//! Compares the depthwise kernel of every instruction set with the reference.
 
 use super::depthwise::{Depthwise, Image, Scratch};
 use super::error::KernelError;
-use super::rows::Rows;
+use super::isa::Isa;
+use super::reference;
 use super::spec::DepthwiseSpec;
-use super::{LANES, reference};
 use crate::random::uniform;
 
 /// Size, stride and dilation of a convolution kernel, each the same for height and width.
@@ -60,21 +60,34 @@ fn spec(channels: usize, window: Window) -> DepthwiseSpec {
     }
 }
 
-/// Asserts that `Depthwise::run`, which uses AVX-512 if the CPU has it, and the scalar form equal
-/// the reference for an image of `size`, `[height, width]`. `run` computes the whole output in one
-/// call and then two rows per call.
+/// Asserts that `Depthwise::run` equals the reference for an image of `size`, `[height, width]`, with
+/// every instruction set of this CPU, and with weights of 8 bits and of 7 bits.
 fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
-    let channels = spec.bias.len();
-    let data = noise(1).map(|value| value as u8);
-    let data: Vec<u8> = data.take(size[0] * size[1] * channels).collect();
-    let image = Image {
-        data: &data,
-        height: size[0],
-        width: size[1],
-    };
-    let expected = reference::depthwise(spec, image);
-    let layer = Depthwise::new(spec.clone()).unwrap();
+    let mut halved = spec.clone();
+    halved.weights.iter_mut().for_each(|weight| *weight /= 2);
+    for spec in [spec, &halved] {
+        let channels = spec.bias.len();
+        let data = noise(1).map(|value| value as u8);
+        let data: Vec<u8> = data.take(size[0] * size[1] * channels).collect();
+        let image = Image {
+            data: &data,
+            height: size[0],
+            width: size[1],
+        };
+        let expected = reference::depthwise(spec, image);
+        for isa in Isa::available() {
+            check_image(spec, isa, image, &expected);
+        }
+    }
+}
+
+/// Asserts that `Depthwise::run` with `isa` returns `expected`, for the whole output in one call and
+/// for two rows per call.
+fn check_image(spec: &DepthwiseSpec, isa: Isa, image: Image<'_>, expected: &[u8]) {
+    let layer = Depthwise::new(spec.clone(), isa).unwrap();
+    let size = [image.height, image.width];
     let [height, width] = layer.output_size(size).unwrap();
+    let channels = layer.channels();
     let mut scratch = Scratch::default();
     for rows in [height, 2] {
         let mut got = vec![0; expected.len()];
@@ -83,18 +96,8 @@ fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
         }
         assert!(
             got == expected,
-            "{channels} channels, kernel {:?}, image {size:?}, {rows} rows per call",
+            "{isa:?}: {channels} channels, kernel {:?}, image {size:?}, {rows} rows per call",
             spec.kernel
-        );
-    }
-    let (mut rows, length) = (Rows::new(&layer, size[1]), width * channels);
-    for y in 0..height {
-        let taps = layer.taps(&mut rows, image, y);
-        let mut row = vec![[0; LANES]; length.div_ceil(LANES)];
-        layer.plain_row(&taps, &mut row);
-        assert_eq!(
-            row.as_flattened()[..length],
-            expected[y * length..][..length]
         );
     }
 }
@@ -147,8 +150,33 @@ fn asymmetric_windows_equal_the_definition() {
 }
 
 #[test]
+fn largest_and_smallest_values_are_exact() {
+    for (value, weight) in [127, 64, -64, -128]
+        .map(|weight| [(255, weight), (0, weight)])
+        .concat()
+    {
+        let mut spec = spec(24, window(5, 1, 1));
+        spec.input_zero_point = 255 - value;
+        spec.weights.fill(weight);
+        spec.table = None;
+        for multiplier in [1e-6, 1e-3, 0.5] {
+            spec.multipliers.fill(multiplier);
+            let image = Image {
+                data: &[value; 6 * 7 * 24],
+                height: 6,
+                width: 7,
+            };
+            let expected = reference::depthwise(&spec, image);
+            for isa in Isa::available() {
+                check_image(&spec, isa, image, &expected);
+            }
+        }
+    }
+}
+
+#[test]
 fn images_that_do_not_fit_are_rejected() {
-    let layer = Depthwise::new(spec(8, window(3, 1, 1))).unwrap();
+    let layer = Depthwise::new(spec(8, window(3, 1, 1)), Isa::detect()).unwrap();
     let run = |width, first_row, length| {
         let image = Image {
             data: &[0; 72],
@@ -189,7 +217,10 @@ fn parameters_out_of_range_are_rejected_by_name() {
     for (change, expected) in changes {
         let mut changed = spec(8, window(3, 1, 1));
         change(&mut changed);
-        let message = Depthwise::new(changed).err().unwrap().to_string();
+        let message = Depthwise::new(changed, Isa::detect())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(message.contains(expected), "{expected}: {message}");
     }
 }

@@ -8,10 +8,10 @@ use ort::value::TensorElementType::{Float32, Int8, Int32, Uint8};
 
 use super::tasks::{TaskSize, run_parallel};
 use super::{
-    Compute, Definition, constant, image_sizes, input, integer, lock, operator_error, output,
+    Compute, Definition, constant, flag, image_sizes, input, integer, lock, operator_error, output,
     sizes, table, unsupported_shape,
 };
-use crate::kernels::{Depthwise, DepthwiseSpec, Image, Scratch};
+use crate::kernels::{Depthwise, DepthwiseSpec, Image, Isa, Scratch};
 use crate::rewrite::DEPTHWISE;
 
 /// Index of the operator's optional input that holds the lookup table.
@@ -31,7 +31,7 @@ pub(super) const DEFINITION: Definition = Definition {
 
 fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
     let mut convolution = Convolution {
-        layer: Depthwise::new(spec(context)?).map_err(operator_error)?,
+        layer: Depthwise::new(spec(context)?, Isa::detect()).map_err(operator_error)?,
         threads,
         scratches: Mutex::default(),
     };
@@ -46,7 +46,7 @@ fn spec(context: &KernelContext<'_>) -> ort::Result<DepthwiseSpec> {
         kernel: sizes(context, "kernel_shape")?,
         strides: sizes(context, "strides")?,
         pads: sizes(context, "pads")?,
-        same_upper: integer::<u8>(context, "same_upper")? != 0,
+        same_upper: flag(context, "same_upper")?,
         dilations: sizes(context, "dilations")?,
         input_zero_point: integer(context, "input_zero_point")?,
         output_zero_point: integer(context, "output_zero_point")?,

@@ -5,7 +5,7 @@ use ort::value::TensorElementType::Uint8;
 
 use super::tasks::{TaskSize, run_parallel};
 use super::{Compute, Definition, input, output, table};
-use crate::kernels::lookup;
+use crate::kernels::{Isa, lookup};
 use crate::rewrite::LOOKUP;
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -16,6 +16,7 @@ pub(super) const DEFINITION: Definition = Definition {
 
 fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
     let table = table(context, 1)?;
+    let isa = Isa::detect();
     Ok(Box::new(move |context| {
         let input = input(context)?;
         let (shape, input) = input.try_extract_tensor::<u8>()?;
@@ -24,7 +25,7 @@ fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
         let size = TaskSize::new(output.len(), 1, threads).len;
         let tasks = input.chunks(size).zip(output.chunks_mut(size));
         run_parallel(context, tasks, |(input, output)| {
-            lookup(&table, input, output);
+            lookup(isa, &table, input, output);
             Ok(())
         })
     }))

@@ -5,6 +5,7 @@
 
 mod depthwise;
 mod lookup;
+mod pointwise;
 mod quantize;
 mod tasks;
 
@@ -36,6 +37,7 @@ pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
         .add(operator(&lookup::DEFINITION))?
         .add(operator(&depthwise::DEFINITION))?
+        .add(operator(&pointwise::DEFINITION))?
         .add(operator(&quantize::DEFINITION))
 }
 
@@ -95,8 +97,12 @@ fn guarded<T>(work: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
 }
 
 fn input(context: &ComputeContext) -> ort::Result<ValueRef<'_>> {
-    let input = context.input(0)?;
-    input.ok_or_else(|| operator_error("input 0 is missing"))
+    input_at(context, 0)
+}
+
+fn input_at(context: &ComputeContext, index: usize) -> ort::Result<ValueRef<'_>> {
+    let input = context.input(index)?;
+    input.ok_or_else(|| operator_error(format!("input {index} is missing")))
 }
 
 fn output(context: &ComputeContext, shape: Shape) -> ort::Result<ValueRefMut<'_>> {
@@ -157,6 +163,23 @@ fn integer<T: TryFrom<i64>>(context: &KernelContext<'_>, name: &str) -> ort::Res
     let value: Option<i64> = context.get(name);
     let fitting = value.and_then(|value| T::try_from(value).ok());
     fitting.ok_or_else(|| wrong_attribute(name, "an integer within its range", value.as_ref()))
+}
+
+/// Returns the value of the integer attribute `name`, which is 0 for `false` and 1 for `true`.
+///
+/// # Errors
+/// Fails if the node does not have the attribute.
+fn flag(context: &KernelContext<'_>, name: &str) -> ort::Result<bool> {
+    Ok(integer::<u8>(context, name)? != 0)
+}
+
+/// Returns the value of the float attribute `name`.
+///
+/// # Errors
+/// Fails if the node does not have the attribute.
+fn float(context: &KernelContext<'_>, name: &str) -> ort::Result<f32> {
+    let value: Option<f32> = context.get(name);
+    value.ok_or_else(|| wrong_attribute(name, "a float", value.as_ref()))
 }
 
 /// Returns the value of the attribute `name`, a list of `N` non-negative integers.

@@ -5,10 +5,8 @@ use ort::value::Shape;
 use ort::value::TensorElementType::Float32;
 
 use super::tasks::{TaskSize, run_parallel};
-use super::{
-    Compute, Definition, image_sizes, input, integer, output, unsupported_shape, wrong_attribute,
-};
-use crate::kernels::{BlockedQuantization, CHANNEL_BLOCK, quantize_blocked};
+use super::{Compute, Definition, float, image_sizes, input, integer, output, unsupported_shape};
+use crate::kernels::{BlockedQuantization, Isa, quantize_blocked};
 use crate::rewrite::QUANTIZE;
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -18,24 +16,25 @@ pub(super) const DEFINITION: Definition = Definition {
 };
 
 fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
-    let scale: Option<f32> = context.get("scale");
     let spec = BlockedQuantization {
         channels: integer(context, "channels")?,
-        scale: scale.ok_or_else(|| wrong_attribute("scale", "a float", scale.as_ref()))?,
+        block: integer(context, "block")?,
+        scale: float(context, "scale")?,
         zero_point: integer(context, "zero_point")?,
     };
     Ok(Box::new(move |context| run(&spec, context, threads)))
 }
 
-/// Quantizes the batch of images in input 0, `[N, C, H, W] f32` in blocks of 16 channels, to output
+/// Quantizes the batch of images in input 0, `[N, C, H, W] f32` in blocks of channels, to output
 /// 0, `[N, H, W, C] u8`.
 fn run(spec: &BlockedQuantization, context: &ComputeContext, threads: usize) -> ort::Result<()> {
-    let channels = spec.channels;
+    let (channels, block) = (spec.channels, spec.block.max(1));
+    let isa = Isa::detect();
     let input = input(context)?;
     let (shape, input) = input.try_extract_tensor::<f32>()?;
     let [count, padded, height, width] = image_sizes(shape)?;
-    if channels == 0 || padded != channels.next_multiple_of(CHANNEL_BLOCK) {
-        let expected = format!("{channels} channels, padded to blocks of {CHANNEL_BLOCK}");
+    if channels == 0 || padded != channels.next_multiple_of(block) {
+        let expected = format!("{channels} channels, padded to blocks of {block}");
         return Err(unsupported_shape(shape, expected));
     }
     let sizes = [count, height, width, channels].map(|size| size as i64);
@@ -46,7 +45,7 @@ fn run(spec: &BlockedQuantization, context: &ComputeContext, threads: usize) -> 
     let images = input.chunks(pixels * padded);
     let tasks = size.tasks(images, output.chunks_mut(pixels * channels));
     run_parallel(context, tasks, |task| {
-        quantize_blocked(spec, task.image, task.first_unit, task.output);
+        quantize_blocked(isa, spec, task.image, task.first_unit, task.output);
         Ok(())
     })
 }

@@ -33,7 +33,13 @@ impl TaskSize {
     /// Divides `length` output elements among up to `threads` tasks. Each task computes whole units
     /// of `unit` elements.
     pub(super) fn new(length: usize, unit: usize, threads: usize) -> Self {
-        let tasks = threads.min(length / MIN_TASK).max(1);
+        Self::for_work(length, length, unit, threads)
+    }
+
+    /// Divides `length` output elements like [`TaskSize::new`], if they take as long as `work`
+    /// elements of an operator that multiplies each of its elements a few times.
+    pub(super) fn for_work(work: usize, length: usize, unit: usize, threads: usize) -> Self {
+        let tasks = threads.min(work / MIN_TASK).max(1);
         let unit = unit.max(1);
         let len = length.div_ceil(tasks).next_multiple_of(unit).max(unit);
         Self { unit, len }

@@ -69,6 +69,16 @@ impl GraphEditor {
         (readers.next().is_none() && !self.outputs.contains(value)).then_some(index)
     }
 
+    /// Returns the first node that reads `value` and fulfills `condition`. `None` if there is none.
+    pub(super) fn reader(
+        &self,
+        value: &str,
+        condition: impl Fn(&NodeProto) -> bool,
+    ) -> Option<&NodeProto> {
+        let mut nodes = self.nodes.iter().flatten();
+        nodes.find(|node| node.input.iter().any(|name| name == value) && condition(node))
+    }
+
     /// Returns the scale and zero point in the initializers named `scale` and `zero_point`. `None`
     /// unless `scale` has exactly one f32 element and `zero_point` exactly one uint8 element.
     pub(super) fn affine(&self, scale: &str, zero_point: &str) -> Option<Affine> {
@@ -158,10 +168,21 @@ impl GraphEditor {
     /// Replaces the node at `index` with `node`, an operator of this crate, and sets the domain of
     /// `node` to [`DOMAIN`].
     pub(super) fn replace(&mut self, index: usize, node: NodeProto) {
-        self.nodes[index] = Some(NodeProto {
-            domain: DOMAIN.to_owned(),
-            ..node
-        });
+        self.replace_standard(
+            index,
+            NodeProto {
+                domain: DOMAIN.to_owned(),
+                ..node
+            },
+        );
+    }
+
+    /// Replaces the node at `index` with `node`, an operator of ONNX Runtime.
+    pub(super) fn replace_standard(&mut self, index: usize, node: NodeProto) {
+        for name in &node.output {
+            self.producers.insert(name.clone(), index);
+        }
+        self.nodes[index] = Some(node);
     }
 
     /// Returns the edited graph, without the initializers that no node reads any more.

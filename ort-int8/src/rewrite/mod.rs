@@ -5,15 +5,20 @@
 //!   a product (`QLinearMul`), or fp32 nodes between `DequantizeLinear` and `QuantizeLinear`.
 //! - [`DEPTHWISE`] replaces a depthwise `QLinearConv`, and the [`LOOKUP`] that reads the
 //!   convolution's output, if there is one.
+//! - [`POINTWISE`] replaces a `QLinearConv` with a kernel of one pixel, and the [`LOOKUP`] or
+//!   `QLinearAdd` that reads the convolution's output.
 //! - [`QUANTIZE`] replaces `ReorderOutput`, `QuantizeLinear` and `Transpose`, the three nodes with
 //!   which ONNX Runtime converts a tensor from its blocked fp32 layout to channels-last uint8.
 //!
 //! Nodes that do not have exactly one of these forms are not changed. Only graphs in memory are
 //! rewritten; ONNX files keep standard operators.
 
+mod addition;
+mod conv;
 mod depthwise;
 mod editor;
 mod lookup;
+mod pointwise;
 mod quantize;
 #[cfg(test)]
 mod tests;
@@ -21,6 +26,8 @@ mod tests;
 use onnx_export::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
 use editor::GraphEditor;
+
+use crate::kernels::{Isa, channel_block, pairs_fit};
 
 /// Domain of this crate's operators.
 pub(crate) const DOMAIN: &str = "ort_int8";
@@ -36,12 +43,26 @@ pub(crate) const LOOKUP: &str = "Lookup";
 /// `Conv`; `same_upper` (1 for ONNX `auto_pad` `SAME_UPPER`, else 0), `input_zero_point` and
 /// `output_zero_point`.
 pub(crate) const DEPTHWISE: &str = "DepthwiseConv";
+/// Operator for an int8 convolution with a kernel of one pixel, and the addition of a residual.
+///
+/// Inputs: image `[N, H, W, C] u8`; weights `[M, C, 1, 1] i8` with zero point 0; bias `[M] i32` with
+/// the scale `input scale * weight scale`; multipliers `[M] f32`, which are `input scale * weight
+/// scale / output scale`; if `has_table` is 1, a table `[256] u8` that is applied to each output
+/// element; if `has_residual` is 1, a tensor `[N, H, W, M] u8` that is then added. Attributes:
+/// `inputs` (C), `input_zero_point`, `output_zero_point`, `has_table`, `has_residual`; with a
+/// residual, the fields of [`Addition`](crate::kernels::Addition) by name.
+pub(crate) const POINTWISE: &str = "PointwiseConv";
 /// Operator that quantizes a tensor in ONNX Runtime's blocked fp32 layout to `[N, H, W, C] u8`.
 ///
-/// Input: `[N, ceil(C / 16), H, W, 16] f32`, which ONNX Runtime declares as
-/// `[N, 16 * ceil(C / 16), H, W]`. Attributes: `channels` (C), and the output's `scale` and
-/// `zero_point`.
+/// Input: `[N, ceil(C / block), H, W, block] f32`, which ONNX Runtime declares as
+/// `[N, block * ceil(C / block), H, W]`. Attributes: `channels` (C), `block` (8 or 16), and the
+/// output's `scale` and `zero_point`.
 pub(crate) const QUANTIZE: &str = "QuantizeBlocked";
+
+/// Attribute `perm` of the `Transpose` from `[N, C, H, W]` to `[N, H, W, C]`.
+const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
+/// Attribute `perm` of the `Transpose` from `[N, H, W, C]` to `[N, C, H, W]`.
+const CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
 
 /// Selection of this crate's operators that [`rewrite`] may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +70,43 @@ pub(crate) enum Operators {
     /// Only [`LOOKUP`], which is faster than the nodes that it replaces on any CPU.
     Lookup,
     /// [`LOOKUP`], [`DEPTHWISE`] and [`QUANTIZE`], for CPUs with AVX-512.
-    All,
+    Avx512,
+    /// All operators, for CPUs with AVX2. Convolutions are replaced only if their weights fit: see
+    /// [`pairs_fit`].
+    Avx2 {
+        /// Number of channels in a block of the layout that [`QUANTIZE`] reads. `None` if `QUANTIZE`
+        /// must not be used.
+        block: Option<usize>,
+        /// Whether a `QLinearAdd` may be replaced.
+        additions: bool,
+    },
+}
+
+impl Operators {
+    /// Returns the selections for this CPU, the one with most operators first.
+    pub(crate) fn for_this_cpu() -> Vec<Self> {
+        match Isa::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => vec![Self::Avx512],
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => {
+                // `QUANTIZE` has an AVX2 form for blocks of 8 channels only.
+                let block = channel_block().filter(|block| *block == 8);
+                // That an addition has operands of different shapes is found by the comparison only.
+                [true, false]
+                    .map(|additions| Self::Avx2 { block, additions })
+                    .to_vec()
+            }
+            Isa::Scalar => vec![Self::Lookup],
+        }
+    }
+
+    /// Returns whether a convolution with these weights, `per_channel` of each channel, may be
+    /// replaced.
+    fn supports_weights(self, weights: &[u8], per_channel: usize) -> bool {
+        let weights = || weights.iter().map(|weight| weight.cast_signed());
+        !matches!(self, Self::Avx2 { .. }) || pairs_fit(&weights().collect::<Vec<_>>(), per_channel)
+    }
 }
 
 /// A model in whose graph at least one node was replaced by [`rewrite`].
@@ -73,9 +130,22 @@ pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rew
     graph.value_info.clear();
     let mut editor = GraphEditor::new(graph);
     lookup::replace(&mut editor);
-    if operators == Operators::All {
-        quantize::replace(&mut editor);
-        depthwise::replace(&mut editor);
+    match operators {
+        Operators::Lookup => {}
+        Operators::Avx512 => {
+            quantize::replace(&mut editor, 16);
+            depthwise::replace(&mut editor, operators);
+        }
+        Operators::Avx2 { block, additions } => {
+            if additions {
+                addition::move_transposes(&mut editor);
+            }
+            if let Some(block) = block {
+                quantize::replace(&mut editor, block);
+            }
+            depthwise::replace(&mut editor, operators);
+            pointwise::replace(&mut editor, operators, additions);
+        }
     }
     let graph = editor.finish();
     let own = graph.node.iter().filter(|node| node.domain == DOMAIN);

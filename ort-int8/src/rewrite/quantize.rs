@@ -4,15 +4,14 @@ use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, NodeProto};
 use onnx_export::quantize::Affine;
 
-use super::QUANTIZE;
 use super::editor::GraphEditor;
-
-/// Attribute `perm` of the `Transpose` from `[N, C, H, W]` to `[N, H, W, C]`.
-const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
+use super::{CHANNELS_LAST, QUANTIZE};
 
 /// A `ReorderOutput` whose output is read by a `QuantizeLinear`, whose output is read by a
 /// `Transpose`, with the indices of the latter two nodes.
 struct Chain {
+    /// Index of a `Max` without effect between `ReorderOutput` and `QuantizeLinear`.
+    max: Option<usize>,
     quantize: usize,
     transpose: usize,
     /// The [`QUANTIZE`] node that replaces the `ReorderOutput`, `QuantizeLinear` and `Transpose`.
@@ -20,11 +19,16 @@ struct Chain {
 }
 
 /// Replaces every chain `ReorderOutput -> QuantizeLinear -> Transpose` with a [`QUANTIZE`], which
-/// avoids the chain's intermediate `[N, C, H, W] f32` tensor.
-pub(super) fn replace(editor: &mut GraphEditor) {
+/// avoids the chain's intermediate `[N, C, H, W] f32` tensor. A `Max` in the chain is removed if it
+/// clips only elements that quantization clips, too: int8 files have one behind a layer that must
+/// stay in fp32. `block` is the number of channels in a
+/// block of the layout that `ReorderOutput` reads.
+pub(super) fn replace(editor: &mut GraphEditor, block: usize) {
     for index in 0..editor.len() {
-        if let Some(chain) = find_chain(editor, index) {
-            editor.remove(chain.quantize);
+        if let Some(chain) = find_chain(editor, index, block) {
+            for inner in [chain.max, Some(chain.quantize)].into_iter().flatten() {
+                editor.remove(inner);
+            }
             editor.remove(chain.transpose);
             editor.replace(index, chain.replacement);
         }
@@ -35,7 +39,7 @@ pub(super) fn replace(editor: &mut GraphEditor) {
 ///
 /// `None` if node `index` is not a `ReorderOutput` to channels first, if its output is not read by
 /// a `QuantizeLinear` followed by a `Transpose`, or if another node reads an intermediate value.
-fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
+fn find_chain(editor: &GraphEditor, index: usize, block: usize) -> Option<Chain> {
     let reorder = editor.node(index)?;
     if reorder.op_type != "ReorderOutput" || reorder.attribute("channels_last")?.i != Some(0) {
         return None;
@@ -45,8 +49,13 @@ fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
         let node = editor.node(index)?;
         (node.op_type == op && node.domain.is_empty()).then_some((index, node))
     };
-    let (quantize, node) = next(reorder, "QuantizeLinear")?;
+    let max = next(reorder, "Max");
+    let (quantize, node) = next(max.map_or(reorder, |(_, node)| node), "QuantizeLinear")?;
     let Affine { scale, zero_point } = editor.affine(node.input.get(1)?, node.input.get(2)?)?;
+    let least = -f32::from(zero_point) * scale;
+    if max.is_some_and(|(_, max)| lower_bound(editor, max).is_none_or(|bound| bound > least)) {
+        return None;
+    }
     let (transpose, node) = next(node, "Transpose")?;
     if node.attribute("perm")?.ints != CHANNELS_LAST {
         return None;
@@ -58,14 +67,30 @@ fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
         output: node.output.clone(),
         attribute: vec![
             reorder.attribute("channels")?.clone(),
+            AttributeProto::new("block", &Attr::Int(block as i64)),
             AttributeProto::new("zero_point", &Attr::Int(zero_point.into())),
             AttributeProto::new("scale", &Attr::Float(scale)),
         ],
         ..NodeProto::default()
     };
     Some(Chain {
+        max: max.map(|(index, _)| index),
         quantize,
         transpose,
         replacement,
     })
+}
+
+/// Returns the constant operand of a `Max` of two operands. `None` if there is no constant operand of
+/// one f32 element.
+fn lower_bound(editor: &GraphEditor, max: &NodeProto) -> Option<f32> {
+    let [a, b] = max.input.as_slice() else {
+        return None;
+    };
+    [a, b]
+        .into_iter()
+        .find_map(|name| match editor.f32_values(name)?.as_slice() {
+            &[bound] => Some(bound),
+            _ => None,
+        })
 }

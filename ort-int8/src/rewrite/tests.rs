@@ -7,6 +7,16 @@ use prost::Message;
 use super::*;
 use crate::random::uniform;
 
+/// Every operator of this crate.
+const ALL: Operators = Operators::Avx2 {
+    block: Some(8),
+    additions: true,
+};
+const WITHOUT_ADDITIONS: Operators = Operators::Avx2 {
+    block: Some(8),
+    additions: false,
+};
+
 fn tensor(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     TensorProto {
         name: name.to_owned(),
@@ -110,7 +120,7 @@ fn rewritten(graph: GraphProto, operators: Operators) -> (Vec<String>, GraphProt
 
 #[test]
 fn every_pattern_is_replaced() {
-    let (operators, graph) = rewritten(graph(), Operators::All);
+    let (operators, graph) = rewritten(graph(), ALL);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
     let [quantize, conv, _] = &graph.node[..] else {
         unreachable!()
@@ -151,7 +161,49 @@ fn every_pattern_is_replaced() {
 }
 
 #[test]
-fn without_avx512_only_lookups_are_made() {
+fn the_cpu_decides_about_operators() {
+    let block = |operators| {
+        let (_, graph) = rewritten(graph(), operators);
+        graph.node[0].attribute("block").and_then(|block| block.i)
+    };
+    assert_eq!(block(ALL), Some(8));
+    assert_eq!(block(Operators::Avx512), Some(16));
+    let operators = Operators::Avx2 {
+        block: None,
+        additions: true,
+    };
+    let expected = [
+        "ReorderOutput",
+        "QuantizeLinear",
+        "Transpose",
+        DEPTHWISE,
+        "Flatten",
+    ];
+    assert_eq!(rewritten(graph(), operators).0, expected);
+    assert_eq!(
+        rewritten(graph(), Operators::Avx512).0,
+        [QUANTIZE, DEPTHWISE, "Flatten"]
+    );
+    let (operators, _) = rewritten(pointwise_graph(), Operators::Avx512);
+    assert_eq!(operators, CONV);
+}
+
+#[test]
+fn weights_that_avx2_would_saturate_are_left_alone() {
+    let mut large = graph();
+    large.initializer[4].raw_data[..2].fill(65);
+    assert_eq!(rewritten(large.clone(), ALL).0, CONV);
+    assert_eq!(
+        rewritten(large, Operators::Avx512).0,
+        [QUANTIZE, DEPTHWISE, "Flatten"]
+    );
+    let mut large = pointwise_graph();
+    large.initializer[4].raw_data[126..].fill(65);
+    assert_eq!(rewritten(large, ALL).0, CONV);
+}
+
+#[test]
+fn without_vector_instructions_only_lookups_are_made() {
     let (operators, _) = rewritten(graph(), Operators::Lookup);
     let expected = [
         "ReorderOutput",
@@ -181,7 +233,7 @@ fn fp32_hard_swish_between_int8_values_becomes_a_lookup() {
             node("", "QuantizeLinear", "product s z", "swish"),
         ],
     );
-    let (operators, rewritten) = rewritten(graph, Operators::All);
+    let (operators, rewritten) = rewritten(graph, ALL);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
     let table = rewritten
         .initializer
@@ -201,7 +253,7 @@ fn omitted_attributes_have_defaults() {
     let mut graph = graph();
     graph.node[3].attribute.truncate(2);
     graph.node[3].attribute.push(pad("SAME_UPPER"));
-    let (operators, graph) = rewritten(graph, Operators::All);
+    let (operators, graph) = rewritten(graph, ALL);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
     let ints = |name: &str| &graph.node[1].attribute(name).unwrap().ints;
     assert_eq!(
@@ -355,7 +407,118 @@ fn nodes_of_another_form_are_left_alone() {
     for (name, change, expected) in CHANGES {
         let mut changed = graph();
         change(&mut changed);
-        assert_eq!(rewritten(changed, Operators::All).0, *expected, "{name}");
+        assert_eq!(rewritten(changed, ALL).0, *expected, "{name}");
+    }
+}
+
+/// Returns `graph()` with a pointwise instead of a depthwise convolution, whose output has 16 channels.
+fn pointwise_graph() -> GraphProto {
+    let mut graph = graph();
+    let conv = &mut graph.node[3].attribute;
+    conv[0].i = Some(1);
+    conv[2].ints = vec![1, 1];
+    conv[4].ints = vec![0; 4];
+    graph.initializer[4] = tensor("w", INT8, &[16, 8, 1, 1], vec![1; 128]);
+    graph.initializer[6] = tensor("wz", INT8, &[16], vec![0; 16]);
+    graph.initializer[7] = tensor("bias", INT32, &[16], vec![0; 64]);
+    graph
+}
+
+/// Returns `pointwise_graph()` without the hard swish. `nodes` write the value `out`.
+fn residual_graph(nodes: impl IntoIterator<Item = NodeProto>) -> GraphProto {
+    let mut graph = pointwise_graph();
+    graph.node.splice(4.., nodes);
+    graph
+}
+
+fn attribute<'a>(node: &'a NodeProto, name: &str) -> &'a AttributeProto {
+    node.attribute(name).unwrap()
+}
+
+#[test]
+fn pointwise_convolutions_apply_the_table_behind_them() {
+    let (operators, graph) = rewritten(pointwise_graph(), ALL);
+    assert_eq!(operators, [QUANTIZE, POINTWISE, "Flatten"]);
+    let conv = &graph.node[1];
+    let (multipliers, table) = ("ort_int8:conv_multipliers", "ort_int8:swish_table");
+    assert_eq!(conv.input, ["x", "w", "bias", multipliers, table]);
+    assert_eq!(conv.output, ["swish"]);
+    let flags = ["inputs", "has_table", "has_residual"].map(|name| attribute(conv, name).i);
+    assert_eq!(flags, [Some(8), Some(1), Some(0)]);
+}
+
+#[test]
+fn pointwise_convolutions_add_the_residual_behind_them() {
+    let add = |inputs| node("com.microsoft", "QLinearAdd", inputs, "out");
+    for (inputs, residual_first) in [("conv s z r2 g z s z", 0), ("r2 g z conv s z s z", 1)] {
+        let graph = residual_graph([add(inputs)]);
+        let (operators, rewritten_graph) = rewritten(graph.clone(), ALL);
+        assert_eq!(operators, [QUANTIZE, POINTWISE]);
+        let conv = &rewritten_graph.node[1];
+        assert_eq!(conv.input[4..], ["", "r2"]);
+        assert_eq!(conv.output, ["out"]);
+        assert_eq!(attribute(conv, "residual_first").i, Some(residual_first));
+        let ratios = ["ratio", "residual_ratio", "offset"].map(|name| attribute(conv, name).f);
+        assert_eq!(ratios, [Some(1.0), Some(1.0 / 255.0 / 0.5), Some(0.0)]);
+        let (operators, _) = rewritten(graph, WITHOUT_ADDITIONS);
+        assert_eq!(operators, [QUANTIZE, POINTWISE, "QLinearAdd"]);
+    }
+    for inputs in ["conv s z conv s z s z", "conv s computed r2 g z s z"] {
+        let (operators, _) = rewritten(residual_graph([add(inputs)]), ALL);
+        assert_eq!(operators, [QUANTIZE, POINTWISE, "QLinearAdd"], "{inputs}");
+    }
+}
+
+#[test]
+fn transposes_around_an_addition_are_removed() {
+    let transpose = |input, output, order: [i64; 4]| {
+        let mut transpose = node("", "Transpose", input, output);
+        transpose.attribute = vec![ints("perm", &order)];
+        transpose
+    };
+    // The other operand is the quantized stem, which the convolution reads channels-last.
+    let nodes = [
+        transpose("conv", "first", [0, 3, 1, 2]),
+        node(
+            "com.microsoft",
+            "QLinearAdd",
+            "first s z quantized s z s z",
+            "sum",
+        ),
+        transpose("sum", "out", [0, 2, 3, 1]),
+    ];
+    let (operators, graph) = rewritten(residual_graph(nodes.clone()), ALL);
+    assert_eq!(operators, [QUANTIZE, POINTWISE]);
+    assert_eq!(graph.node[1].input[4..], ["", "x"]);
+    assert_eq!(graph.node[1].output, ["out"]);
+    // A sum that is also read channels-first keeps its layout.
+    let mut read_twice = residual_graph(nodes);
+    read_twice.node.push(node("", "Flatten", "sum", "flat"));
+    let (operators, _) = rewritten(read_twice, ALL);
+    assert!(operators.iter().any(|operator| operator == "QLinearAdd"));
+    assert!(operators.iter().any(|operator| operator == "Transpose"));
+}
+
+#[test]
+fn other_convolutions_of_one_pixel_are_left_alone() {
+    type Change = fn(&mut GraphProto);
+    let changes: [(&str, Change); 5] = [
+        ("a stride", |g| g.node[3].attribute[3].ints = vec![1, 2]),
+        ("padding", |g| {
+            g.node[3].attribute[4].ints = vec![0, 0, 1, 0];
+        }),
+        ("two groups", |g| g.node[3].attribute[0].i = Some(2)),
+        ("six inputs", |g| {
+            g.initializer[4] = tensor("w", INT8, &[16, 6, 1, 1], vec![1; 96]);
+        }),
+        ("eight biases", |g| {
+            g.initializer[7] = tensor("bias", INT32, &[8], vec![0; 32]);
+        }),
+    ];
+    for (name, change) in changes {
+        let mut changed = pointwise_graph();
+        change(&mut changed);
+        assert_eq!(rewritten(changed, ALL).0, *CONV, "{name}");
     }
 }
 
@@ -363,14 +526,14 @@ fn nodes_of_another_form_are_left_alone() {
 fn fp32_graphs_and_subgraphs_are_left_alone() {
     let mut float = graph();
     float.node.truncate(3);
-    assert_eq!(rewritten(float, Operators::All).0, [""; 0]);
+    assert_eq!(rewritten(float, ALL).0, [""; 0]);
     let mut branching = graph();
     let mut body = int("then_branch", 0);
     body.g = Some(Vec::new());
     branching.node[6].attribute.push(body);
-    assert_eq!(rewritten(branching, Operators::All).0, [""; 0]);
-    assert_eq!(rewritten(GraphProto::default(), Operators::All).0, [""; 0]);
-    assert!(rewrite(ModelProto::default(), Operators::All).is_none());
+    assert_eq!(rewritten(branching, ALL).0, [""; 0]);
+    assert_eq!(rewritten(GraphProto::default(), ALL).0, [""; 0]);
+    assert!(rewrite(ModelProto::default(), ALL).is_none());
 }
 
 #[test]
@@ -384,7 +547,7 @@ fn damaged_graphs_never_panic() {
         let place = (place.abs() * whole.len() as f32) as usize % whole.len();
         damaged[place] = (byte * 255.0) as i32 as u8;
         let model = ModelProto::decode(&damaged[..]).ok();
-        let model = model.and_then(|model| rewrite(model, Operators::All));
+        let model = model.and_then(|model| rewrite(model, ALL));
         rewritten += usize::from(model.is_some());
     }
     // Enough of the 20,000 damaged files must decode and be rewritten, since a file that does not

@@ -1,0 +1,367 @@
+//! Pointwise (1x1) convolutions and fully connected layers of uint8 pixels.
+
+use std::collections::VecDeque;
+
+use super::error::{KernelError, check_length};
+use super::isa::Isa;
+use super::lookup;
+use super::requantize::{pairs_fit, requantize};
+use super::{LANES, QUAD};
+
+/// Number of output channels of a [`Block`].
+pub(super) const COLUMNS: usize = 16;
+/// Number of pixels that the vector kernel computes together. With 16 channels, the sums of four pixels
+/// fill 8 of the 16 registers.
+pub(super) const TILE: usize = 4;
+/// Approximate size in bytes of the pixels that are convolved by all blocks before the next pixels,
+/// inputs and outputs together: they stay in the first-level cache.
+const PANEL: usize = 24 * 1024;
+/// Minimum number of pixels that are convolved by all blocks before the next pixels. All weights are
+/// read for each panel, and those of layers with many channels come from a slow cache.
+const MIN_PANEL: usize = 64;
+
+/// Number of weights among which a partner is searched for each: it bounds the time in which a layer is
+/// created.
+const CANDIDATES: usize = 32;
+
+/// Parameters of a pointwise convolution.
+///
+/// The caller makes sure that the sums of products stay within 31 bits, before and after they are
+/// multiplied by `multipliers`. If they do not, results differ from ONNX Runtime's.
+#[derive(Debug, Clone)]
+pub struct PointwiseSpec {
+    /// Number of input channels, a positive multiple of 4.
+    pub inputs: usize,
+    /// Zero point of the input.
+    pub input_zero_point: u8,
+    /// Zero point of the output, before `table` is applied.
+    pub output_zero_point: u8,
+    /// Weights `[output channels, inputs]`, quantized with a zero point of 0.
+    pub weights: Vec<i8>,
+    /// Bias `[output channels]`, quantized with the scale `input scale * weight scale`.
+    pub bias: Vec<i32>,
+    /// Factors `[output channels]` that requantize the sums: `input scale * weight scale / output
+    /// scale`.
+    pub multipliers: Vec<f32>,
+    /// Lookup table that maps the requantized output to the stored output. `None` to store the
+    /// requantized output.
+    pub table: Option<Box<[u8; 256]>>,
+}
+
+/// Weights of 16 output channels for four input channels, aligned so that a vector load
+/// reads a single cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Weights(pub(super) [i8; LANES]);
+
+/// A pointwise convolution of `[pixels, C] u8`. The weights, biases and multipliers are stored in the
+/// order in which the kernel reads them.
+///
+/// Source: ONNX `QLinearConv` with a kernel of one pixel.
+pub struct Pointwise {
+    isa: Isa,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) output_zero_point: u8,
+    pub(super) table: Option<Box<[u8; 256]>>,
+    blocks: Vec<Block>,
+}
+
+/// Constants for 16 output channels, which the kernel computes together. Channels beyond the last one
+/// have weights of 0.
+pub(super) struct Block {
+    /// Index of the block's first output channel.
+    pub(super) first: usize,
+    /// Bias, from which the input's zero point times the sum of the weights was subtracted.
+    pub(super) bias: [i32; COLUMNS],
+    pub(super) multipliers: [f32; COLUMNS],
+    /// Weights by four consecutive input channels: the four weights of an output channel lie next to
+    /// each other.
+    pub(super) weights: Vec<Weights>,
+    /// Index of the four input channels of each element of `weights`, divided by 4.
+    pub(super) order: Vec<u32>,
+    /// Number of pairs of consecutive elements at the beginning of `weights` whose sums of products
+    /// may be added in 16 bits: see [`add_in_16_bits`].
+    pub(super) pairs: usize,
+}
+
+impl Pointwise {
+    /// Checks the parameters and reorders the constants for the kernels of `isa`. There is a kernel
+    /// for AVX2, and a scalar one for other instruction sets and for weights that are too large for
+    /// AVX2: see [`pairs_fit`].
+    ///
+    /// # Errors
+    /// [`KernelError::Depth`] if the number of input channels is not supported,
+    /// [`KernelError::Length`] if the tensors have different numbers of channels.
+    pub fn new(spec: PointwiseSpec, isa: Isa) -> Result<Self, KernelError> {
+        let outputs = spec.bias.len();
+        if spec.inputs == 0 || !spec.inputs.is_multiple_of(QUAD) {
+            return Err(KernelError::Depth { got: spec.inputs });
+        }
+        check_length("bias", outputs.max(1), outputs)?;
+        check_length("multipliers", outputs, spec.multipliers.len())?;
+        let weights = outputs.saturating_mul(spec.inputs);
+        check_length("weights", weights, spec.weights.len())?;
+        let isa = isa.for_weights(pairs_fit(&spec.weights, spec.inputs));
+        let blocks = (0..outputs).step_by(COLUMNS);
+        let blocks = blocks.map(|first| Block::new(&spec, first));
+        Ok(Self {
+            isa,
+            inputs: spec.inputs,
+            outputs,
+            output_zero_point: spec.output_zero_point,
+            blocks: blocks.collect(),
+            table: spec.table,
+        })
+    }
+
+    /// Returns the number of input channels.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Returns the number of output channels.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Returns the number of pixels that are convolved together, given the total number of `pixels`.
+    /// Always at least 1.
+    pub fn panel(&self, pixels: usize) -> usize {
+        let largest = (PANEL / (self.inputs + self.outputs)).max(MIN_PANEL);
+        let panels = pixels.div_ceil(largest).max(1);
+        pixels.div_ceil(panels).max(1).next_multiple_of(TILE)
+    }
+
+    /// Convolves `pixels`, `[pixels, input channels] u8`, to `output`, `[pixels, output channels] u8`.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if `output` does not hold whole pixels, or if `pixels` does not hold
+    /// as many pixels as `output`.
+    pub fn run(&self, pixels: &[u8], output: &mut [u8]) -> Result<(), KernelError> {
+        let count = output.len() / self.outputs;
+        check_length("output", count * self.outputs, output.len())?;
+        check_length("image", count * self.inputs, pixels.len())?;
+        for block in &self.blocks {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2(avx2) => super::pointwise_avx2::run(avx2, self, block, pixels, output),
+                _ => self.plain_run(block, pixels, output),
+            }
+        }
+        if let Some(table) = &self.table {
+            lookup::replace(self.isa, table, output);
+        }
+        Ok(())
+    }
+
+    /// Computes the output channels of a block element by element, without the table.
+    fn plain_run(&self, block: &Block, pixels: &[u8], output: &mut [u8]) {
+        let pixels = pixels.chunks_exact(self.inputs);
+        for (pixel, output) in pixels.zip(output.chunks_exact_mut(self.outputs)) {
+            let output = output[block.first..].iter_mut().take(COLUMNS);
+            for (column, output) in output.enumerate() {
+                let mut sum = block.bias[column];
+                let values = pixel.as_chunks::<QUAD>().0;
+                for (quad, weights) in block.order.iter().zip(&block.weights) {
+                    let (values, weights) =
+                        (&values[*quad as usize], &weights.0[QUAD * column..][..QUAD]);
+                    for (value, weight) in values.iter().zip(weights) {
+                        sum = sum.wrapping_add(i32::from(*value) * i32::from(*weight));
+                    }
+                }
+                *output = requantize(sum, block.multipliers[column], self.output_zero_point);
+            }
+        }
+    }
+}
+
+impl Block {
+    /// Returns the constants of the output channels from channel `first` on.
+    fn new(spec: &PointwiseSpec, first: usize) -> Self {
+        let quads = spec.inputs / QUAD;
+        let mut block = Self {
+            first,
+            bias: [0; COLUMNS],
+            multipliers: [0.0; COLUMNS],
+            weights: vec![Weights([0; LANES]); quads],
+            order: (0..quads as u32).collect(),
+            pairs: 0,
+        };
+        for column in 0..COLUMNS.min(spec.bias.len() - first) {
+            let channel = first + column;
+            let weights = &spec.weights[channel * spec.inputs..][..spec.inputs];
+            for (packed, weights) in block.weights.iter_mut().zip(weights.as_chunks::<QUAD>().0) {
+                packed.0[QUAD * column..][..QUAD].copy_from_slice(weights);
+            }
+            // The kernel multiplies weights by input values from which the zero point was not
+            // subtracted, so the bias subtracts the zero point times the sum of the weights.
+            let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
+            let zero = i32::from(spec.input_zero_point).wrapping_mul(sum);
+            block.bias[column] = spec.bias[channel].wrapping_sub(zero);
+            block.multipliers[column] = spec.multipliers[channel];
+        }
+        block.pair();
+        block
+    }
+
+    /// Moves weights that can be added in 16 bits to the beginning, each next to its partner.
+    fn pair(&mut self) {
+        let (mut paired, mut single) = (Vec::new(), Vec::new());
+        let mut open: VecDeque<u32> = self.order.iter().copied().collect();
+        while let Some(first) = open.pop_front() {
+            let weights = |quad: u32| &self.weights[quad as usize];
+            let mut candidates = open.iter().take(CANDIDATES);
+            let partner =
+                candidates.position(|quad| add_in_16_bits(weights(first), weights(*quad)));
+            match partner.and_then(|index| open.remove(index)) {
+                Some(second) => paired.extend([first, second]),
+                None => single.push(first),
+            }
+        }
+        self.pairs = paired.len() / 2;
+        paired.extend(single);
+        let weights = paired.iter().map(|quad| self.weights[*quad as usize]);
+        self.weights = weights.collect();
+        self.order = paired;
+    }
+}
+
+/// Returns whether no sum of the products of uint8 values with the first two weights of a channel in
+/// `a` and its first two weights in `b` exceeds 16 bits, and likewise the last two. AVX2 computes sums
+/// of two products in 16 bits; if this function returns `true`, two of these sums can be added before
+/// they are extended to 32 bits.
+fn add_in_16_bits(a: &Weights, b: &Weights) -> bool {
+    let pairs = a.0.as_chunks::<2>().0.iter().zip(b.0.as_chunks::<2>().0);
+    pairs.into_iter().all(|(a, b)| {
+        let weights = || a.iter().chain(b).map(|weight| 255 * i32::from(*weight));
+        let most: i32 = weights().map(|product| product.max(0)).sum();
+        let least: i32 = weights().map(|product| product.min(0)).sum();
+        most <= i16::MAX.into() && least >= i16::MIN.into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::uniform;
+
+    /// Returns an endless iterator of pseudo-random integers of 24 bits that depend on `seed` alone.
+    fn noise(seed: u64) -> impl Iterator<Item = u32> {
+        uniform(seed).map(|value| ((value + 1.0) * 8_388_607.0) as u32)
+    }
+
+    fn spec(inputs: usize, outputs: usize) -> PointwiseSpec {
+        let mut values = noise((inputs * 1000 + outputs) as u64);
+        let mut next = || values.next().unwrap();
+        PointwiseSpec {
+            inputs,
+            input_zero_point: next() as u8,
+            output_zero_point: next() as u8,
+            // Weights of 8 bits, 7 bits or 6 bits, so that no, some or all weights can be paired.
+            weights: (0..inputs * outputs)
+                .map(|_| next() as i8 / [1, 2, 4][inputs / 4 % 3])
+                .collect(),
+            bias: (0..outputs)
+                .map(|_| next() as i32 % 20_000 - 10_000)
+                .collect(),
+            // Some of the results saturate at either end.
+            multipliers: (0..outputs)
+                .map(|_| (next() % 1000) as f32 * 2e-5)
+                .collect(),
+            table: outputs
+                .is_multiple_of(3)
+                .then(|| Box::new(std::array::from_fn(|_| next() as u8))),
+        }
+    }
+
+    /// Convolves `pixels` as ONNX `QLinearConv` defines it.
+    fn reference(spec: &PointwiseSpec, pixels: &[u8]) -> Vec<u8> {
+        let mut output = Vec::new();
+        for pixel in pixels.chunks(spec.inputs) {
+            for (channel, weights) in spec.weights.chunks(spec.inputs).enumerate() {
+                let products = pixel.iter().zip(weights).map(|(value, weight)| {
+                    (i32::from(*value) - i32::from(spec.input_zero_point)) * i32::from(*weight)
+                });
+                let sum = spec.bias[channel] + products.sum::<i32>();
+                let scaled = (sum as f32 * spec.multipliers[channel]).round_ties_even() as i64;
+                let result = (scaled + i64::from(spec.output_zero_point)).clamp(0, 255) as u8;
+                let table = spec.table.as_ref();
+                output.push(table.map_or(result, |table| table[usize::from(result)]));
+            }
+        }
+        output
+    }
+
+    #[test]
+    fn every_instruction_set_equals_the_definition() {
+        for inputs in [4, 8, 12, 16, 20, 36, 100] {
+            for outputs in [1, 7, 8, 15, 16, 17, 24, 32, 40, 48, 49, 72, 80, 112, 160] {
+                let spec = spec(inputs, outputs);
+                for count in [0, 1, 2, 3, 4, 5, 7, 13, 16, 29, 49] {
+                    let pixels = noise(count as u64).map(|value| value as u8);
+                    let pixels: Vec<u8> = pixels.take(count * inputs).collect();
+                    let expected = reference(&spec, &pixels);
+                    for isa in Isa::available() {
+                        let layer = Pointwise::new(spec.clone(), isa).unwrap();
+                        let mut output = vec![0; count * outputs];
+                        layer.run(&pixels, &mut output).unwrap();
+                        let case = format!("{isa:?}: {count} pixels, {inputs} to {outputs}");
+                        assert!(output == expected, "{case}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn largest_and_smallest_values_are_exact() {
+        let extremes = [127, 64, 32, -32, -64, -128];
+        for (value, weight) in extremes.into_iter().flat_map(|w| [(255, w), (0, w)]) {
+            let mut spec = spec(960, 48);
+            spec.input_zero_point = 255 - value;
+            spec.weights.fill(weight);
+            spec.multipliers.fill(1e-6);
+            let pixels = vec![value; 960 * 14];
+            let expected = reference(&spec, &pixels);
+            for isa in Isa::available() {
+                let layer = Pointwise::new(spec.clone(), isa).unwrap();
+                let mut output = vec![0; 48 * 14];
+                layer.run(&pixels, &mut output).unwrap();
+                assert!(output == expected, "{isa:?}: {value} times {weight}");
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_and_buffers_of_other_sizes_are_rejected() {
+        type Change = fn(&mut PointwiseSpec);
+        let changes: [(Change, &str); 6] = [
+            (|spec| spec.inputs = 0, "a positive multiple of 4, got 0"),
+            (|spec| spec.inputs = 6, "a positive multiple of 4, got 6"),
+            (|spec| spec.inputs = usize::MAX - 3, "`weights` must have"),
+            (|spec| spec.bias.clear(), "`bias` must have 1 elements"),
+            (|spec| spec.weights.push(0), "128 elements, got 129"),
+            (|spec| spec.multipliers.truncate(1), "16 elements, got 1"),
+        ];
+        for (change, expected) in changes {
+            let mut changed = spec(8, 16);
+            change(&mut changed);
+            let error = Pointwise::new(changed, Isa::Scalar).err().unwrap();
+            assert!(error.to_string().contains(expected), "{expected}: {error}");
+        }
+        let layer = Pointwise::new(spec(8, 16), Isa::detect()).unwrap();
+        assert!(layer.run(&[0; 16], &mut [0; 32]).is_ok());
+        assert!(layer.run(&[0; 16], &mut [0; 33]).is_err());
+        assert!(layer.run(&[0; 17], &mut [0; 32]).is_err());
+        assert!(layer.run(&[0; 8], &mut [0; 32]).is_err());
+    }
+
+    #[test]
+    fn panels_divide_the_pixels_evenly() {
+        let layer = Pointwise::new(spec(40, 112), Isa::detect()).unwrap();
+        for (pixels, expected) in [(0, 4), (1, 4), (49, 52), (196, 100), (12_544, 164)] {
+            assert_eq!(layer.panel(pixels), expected, "{pixels} pixels");
+        }
+    }
+}
