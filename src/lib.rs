@@ -28,6 +28,7 @@ pub mod cache;
 pub mod cancel;
 pub mod catalogue;
 pub mod config;
+pub mod cores;
 pub mod cpu;
 pub mod defaults;
 pub mod download;

@@ -168,6 +168,11 @@ impl ImagePool {
         self.shared.threads
     }
 
+    /// Returns the number of threads that run jobs now.
+    pub fn busy_threads(&self) -> usize {
+        self.shared.lock().busy()
+    }
+
     /// Reserves thread time for the long jobs of a request. `costs` are the costs of all jobs of the request, and
     /// `left` is the time until its deadline. Jobs that are not long need no reservation.
     ///

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::app::Limits;
 use crate::cache::Cache;
+use crate::cores::Performance;
 use crate::defaults::DefaultModel;
 use crate::http::server::ConnectionTimeouts;
 use crate::memory::PartSizes;
@@ -42,6 +43,8 @@ pub struct ServeConfig {
     pub default_models: Vec<DefaultModel>,
     /// CPU threads that the server may use.
     pub cores: usize,
+    /// Which runs may take idle cores.
+    pub performance: Performance,
     /// Settings of all models, which override their manifests.
     pub tuning: Tuning,
     /// Settings of single models by name, which override those of all models.
@@ -146,6 +149,7 @@ impl Settings {
             models: self.model.unwrap_or_default(),
             default_models: self.default_models.unwrap_or_default(),
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
+            performance: performance(self.performance, self.intra_op_threads),
             tuning,
             overrides,
             limits,
@@ -190,6 +194,7 @@ impl ServeConfig {
             otlp_sample_ratio: Some(self.otlp_sample_ratio),
             decode: Some(self.tuning.decode.unwrap_or_default()),
             threads: Some(self.cores),
+            performance: Some(self.performance),
             max_body_bytes: Some(self.limits.max_body_bytes),
             max_pixels: Some(self.limits.max_pixels),
             max_pixels_per_byte: Some(self.limits.max_pixels_per_byte),
@@ -206,6 +211,14 @@ impl ServeConfig {
             ..settings
         }
     }
+}
+
+/// Returns which runs may take idle cores. A thread count of the sessions that is set applies to all runs.
+fn performance(given: Option<Performance>, threads: Option<usize>) -> Performance {
+    given.unwrap_or(match threads {
+        Some(_) => Performance::Throughput,
+        None => Performance::default(),
+    })
 }
 
 /// Returns the files of the TLS configuration. A certificate needs a key, and the other files need a certificate.

@@ -10,6 +10,7 @@ use super::{
     AccessEvents, CacheChoice, Compat, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat,
     ModelOverrides, OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
 };
+use crate::cores::Performance;
 use crate::defaults::{self, DefaultModel};
 use crate::image::DecodeMode;
 use crate::memory::ByteSize;
@@ -153,6 +154,15 @@ pub struct Settings {
     /// Threads of each ONNX Runtime session [default: threads / instances]
     #[arg(long, env = "SIGHTLINE_INTRA_OP_THREADS", value_name = "N")]
     pub intra_op_threads: Option<usize>,
+    /// Whether a run may take idle cores: `auto` takes them all while nothing else runs, `latency` also while images
+    /// are decoded, `throughput` takes none, as if `intra_op_threads` was set [default: auto]
+    #[arg(
+        long,
+        env = "SIGHTLINE_PERFORMANCE",
+        value_name = "auto|latency|throughput",
+        hide_possible_values = true
+    )]
+    pub performance: Option<Performance>,
     /// Most images in one batch [default: the model's own, else twice the threads of a session, at
     /// most 8]
     #[arg(long, env = "SIGHTLINE_MAX_BATCH_SIZE", value_name = "N")]

@@ -11,6 +11,7 @@ mod probe;
 mod signature;
 mod stop;
 mod two_stage;
+mod wide;
 
 use std::sync::Arc;
 

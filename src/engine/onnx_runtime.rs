@@ -12,7 +12,9 @@ use ort::value::DynValue;
 use super::library;
 use super::outputs::{extract, split};
 use super::stop::SharedOptions;
+use super::wide::Sessions;
 use super::{EMBEDDING, Engine, EngineError, LibraryError, Output, Outputs, StopRuns, TensorView};
+use crate::cores::Cores;
 use crate::image::PreparedImage;
 
 /// ONNX Runtime's environment, and the path of its library; a process can create only one environment.
@@ -24,6 +26,8 @@ pub struct OnnxRuntime {
     environment: Environment,
     library: Arc<Path>,
     plan: SessionPlan,
+    /// Cores that runs may take while they are idle. `None` outside of the server.
+    cores: Option<Arc<Cores>>,
 }
 
 /// Thread count and int8 arithmetic of new sessions.
@@ -31,6 +35,8 @@ pub struct OnnxRuntime {
 struct SessionPlan {
     /// Thread count of the session, including the calling thread.
     threads: usize,
+    /// Whether threads that wait for others within a run spin instead of sleeping.
+    spins: bool,
     arithmetic: Arithmetic,
 }
 
@@ -38,6 +44,7 @@ impl Default for SessionPlan {
     fn default() -> Self {
         Self {
             threads: 1,
+            spins: false,
             arithmetic: Arithmetic::Kernels,
         }
     }
@@ -84,6 +91,7 @@ impl OnnxRuntime {
             environment: environment.clone(),
             library: Arc::clone(library),
             plan: SessionPlan::default(),
+            cores: None,
         }
     }
 
@@ -119,6 +127,34 @@ impl OnnxRuntime {
         }
     }
 
+    /// Returns a handle to the same library for models whose runs may take idle ones of `cores`.
+    #[must_use]
+    pub fn with_cores(&self, cores: Arc<Cores>) -> Self {
+        Self {
+            cores: Some(cores),
+            ..self.clone()
+        }
+    }
+
+    /// Returns a handle to the same library that creates sessions whose threads spin while a run lasts, and sleep
+    /// between runs. Threads that sleep within a run are woken too late to gain much.
+    #[must_use]
+    pub(super) fn with_spinning(&self) -> Self {
+        let plan = SessionPlan {
+            spins: true,
+            ..self.plan
+        };
+        Self {
+            plan,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the cores that runs may take while they are idle. `None` outside of the server.
+    pub(super) fn cores(&self) -> Option<&Arc<Cores>> {
+        self.cores.as_ref()
+    }
+
     /// Returns the thread count of new sessions, including the calling thread.
     pub(super) fn threads(&self) -> usize {
         self.plan.threads
@@ -129,15 +165,16 @@ impl OnnxRuntime {
         self.plan.arithmetic
     }
 
-    /// Returns a session builder with the thread count and arithmetic of this handle. Idle threads sleep instead of
-    /// spinning.
+    /// Returns a session builder with the thread count and arithmetic of this handle. Between runs, threads sleep.
     pub(super) fn session_builder(&self) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?
             // Without this entry, ONNX Runtime reads a file with the mark `ORTM` as its own format,
             // in which `commit` does not search for external data.
             .with_config_entry("session.load_model_format", "ONNX")?
             .with_intra_threads(self.plan.threads)?
-            .with_intra_op_spinning(false)?
+            .with_intra_op_spinning(self.plan.spins)?
+            // Ends the spinning with the run.
+            .with_config_entry("session.force_spinning_stop", "1")?
             .with_inter_op_spinning(false)?;
         Ok(match self.plan.arithmetic {
             Arithmetic::Kernels => builder,
@@ -172,16 +209,16 @@ pub(super) fn commit_detached(
 
 /// A session of a model with one stage, owned by one worker.
 pub struct OnnxSession {
-    session: Session,
+    sessions: Sessions,
     memory: ArenaPolicy,
     /// Whether the last output is the embedding, which is read for the images only that need it.
     has_embedding: bool,
 }
 
 impl OnnxSession {
-    pub(super) fn new(session: Session, has_embedding: bool) -> ort::Result<Self> {
+    pub(super) fn new(sessions: Sessions, has_embedding: bool) -> ort::Result<Self> {
         Ok(Self {
-            session,
+            sessions,
             memory: ArenaPolicy::new()?,
             has_embedding,
         })
@@ -198,9 +235,12 @@ impl OnnxSession {
             return Ok(Vec::new());
         }
         let options = self.memory.options(&batch);
+        let pixels = batch.iter().map(|image| image.size.pixels()).sum();
         let inputs = ort::inputs![input_tensor(batch)?];
-        let outputs = self.session.run_with_options(inputs, options);
+        let (mut session, run) = self.sessions.begin(pixels);
+        let outputs = session.run_with_options(inputs, options);
         let outputs = outputs.map_err(EngineError::Run)?;
+        run.succeeded();
         let mut images = vec![Outputs::default(); count];
         let all = |_: usize| true;
         for (name, value) in &outputs {

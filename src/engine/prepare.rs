@@ -14,7 +14,9 @@ use ort_int8::Accelerated;
 
 use super::onnx_runtime::{OnnxSession, commit, commit_detached};
 use super::signature::{check_embedding, check_signature};
+use super::wide::{Sessions, WideSessions};
 use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
+use crate::cores::MeasuredWidth;
 use crate::image::MAX_INPUT_PIXELS;
 
 /// Maximum number of input elements for which the results of custom int8 operators are compared
@@ -124,7 +126,9 @@ impl OnnxRuntime {
             graph: graph.into(),
             weights: weights?.into(),
             prepacked: PrepackedWeights::new(),
-        })
+            wide: None,
+        }
+        .widened())
     }
 
     /// Replaces operators of an optimized graph by custom int8 operators. Returns the graph unchanged if none can be
@@ -234,9 +238,39 @@ pub struct PreparedModel {
     /// Large weights by initializer name, shared by all sessions.
     weights: Arc<[(String, Arc<DynValue>)]>,
     prepacked: PrepackedWeights,
+    /// Sessions for runs that find idle cores. `None` outside of the server.
+    wide: Option<Arc<WideSessions>>,
 }
 
 impl PreparedModel {
+    /// Adds wide sessions, if the runtime's handle has cores for them.
+    fn widened(self) -> Self {
+        let cores = self.runtime.cores();
+        let wide = cores.map(|cores| WideSessions::of(self.clone(), cores));
+        Self { wide, ..self }
+    }
+
+    /// Returns the thread count of a session, including the calling thread.
+    pub(super) fn threads(&self) -> usize {
+        self.runtime.threads()
+    }
+
+    /// Sets the name with which the log mentions the network.
+    pub fn set_name(&self, name: &str) {
+        if let Some(wide) = &self.wide {
+            wide.set_name(name);
+        }
+    }
+
+    /// Returns the thread counts of runs that were measured, in ascending order. Empty before, and if runs never take idle
+    /// cores.
+    pub fn scaling(&self) -> Vec<MeasuredWidth> {
+        self.wide
+            .as_ref()
+            .map(|wide| wide.measured())
+            .unwrap_or_default()
+    }
+
     /// Returns the optimized ONNX file without the elements of [`PreparedModel::weights`].
     pub fn graph(&self) -> &[u8] {
         &self.graph
@@ -259,7 +293,7 @@ impl PreparedModel {
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the graph.
     pub fn session(&self) -> Result<OnnxSession, EngineError> {
-        OnnxSession::new(self.raw_session()?, self.has_embedding).map_err(EngineError::Load)
+        OnnxSession::new(self.sessions()?, self.has_embedding).map_err(EngineError::Load)
     }
 
     /// Creates the session of a two-stage detector: this network proposes regions, `propose`
@@ -273,8 +307,26 @@ impl PreparedModel {
         box_head: &Self,
         propose: Arc<dyn Propose>,
     ) -> Result<TwoStageSession, EngineError> {
-        let (features, boxes) = (self.raw_session()?, box_head.raw_session()?);
+        let (features, boxes) = (self.sessions()?, box_head.sessions()?);
         TwoStageSession::new(features, boxes, propose)
+    }
+
+    fn sessions(&self) -> Result<Sessions, EngineError> {
+        let wide = self.wide.as_ref().map(Arc::clone);
+        Ok(Sessions::new(self.raw_session()?, wide))
+    }
+
+    /// Creates a session with `threads` threads that wait for each other without sleeping while a run lasts.
+    ///
+    /// # Errors
+    /// As [`PreparedModel::session`].
+    pub(super) fn spinning_session(&self, threads: usize) -> Result<Session, EngineError> {
+        let runtime = self.runtime.with_threads(threads).with_spinning();
+        let model = Self {
+            runtime,
+            ..self.clone()
+        };
+        model.raw_session()
     }
 
     fn raw_session(&self) -> Result<Session, EngineError> {

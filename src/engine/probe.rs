@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ort::session::{Session, SessionOutputs};
 
 use super::onnx_runtime::{commit, input_tensor, view};
+use super::wide::Sessions;
 use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
 use crate::image::PreparedImage;
 
@@ -64,8 +65,8 @@ impl OnnxRuntime {
         Ok(Probe {
             outputs: names(&boxes),
             stage: Stage::Second(TwoStageSession::new(
-                features,
-                boxes,
+                Sessions::new(features, None),
+                Sessions::new(boxes, None),
                 Arc::clone(&first.propose),
             )?),
         })

@@ -7,9 +7,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use ort::session::{Session, SessionInputValue, SessionOutputs};
+use ort::session::{SessionInputValue, SessionOutputs};
 
 use super::onnx_runtime::{ArenaPolicy, input_tensor, view};
+use super::wide::Sessions;
 use super::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, TensorView};
 use crate::image::{ImageSize, PreparedImage};
 
@@ -53,8 +54,8 @@ pub trait Propose: Send + Sync {
 
 /// The two sessions of a detector, owned by one worker.
 pub struct TwoStageSession {
-    features: Session,
-    boxes: Session,
+    features: Sessions,
+    boxes: Sessions,
     /// Number of pyramid levels for which the first network outputs proposals.
     levels: usize,
     /// Number of feature maps that regions are pooled from.
@@ -79,13 +80,17 @@ impl TwoStageSession {
     /// [`EngineError::Signature`] if the first network outputs no proposals, or fewer feature maps
     /// than the box head reads.
     pub(super) fn new(
-        features: Session,
-        boxes: Session,
+        features: Sessions,
+        boxes: Sessions,
         propose: Arc<dyn Propose>,
     ) -> Result<Self, EngineError> {
-        let outputs = features.outputs().iter().map(ort::value::Outlet::name);
+        let outputs = features
+            .own()
+            .outputs()
+            .iter()
+            .map(ort::value::Outlet::name);
         let outputs: Vec<&str> = outputs.collect();
-        let inputs = boxes.inputs().iter().map(ort::value::Outlet::name);
+        let inputs = boxes.own().inputs().iter().map(ort::value::Outlet::name);
         let inputs: Vec<&str> = inputs.collect();
         let count = |names: &[&str], prefix: &str| {
             names.iter().filter(|name| name.starts_with(prefix)).count()
@@ -125,11 +130,13 @@ impl TwoStageSession {
         let contents: Vec<ImageSize> = batch.iter().map(|image| image.content).collect();
         let padded = batch.first().map_or(EMPTY, |image| image.size);
         let options = self.memory.options(&batch);
+        let pixels = batch.iter().map(|image| image.size.pixels()).sum();
         let input = input_tensor(batch)?;
-        let outputs = self
-            .features
+        let (mut features, run) = self.features.begin(pixels);
+        let outputs = features
             .run_with_options(ort::inputs![input], options)
             .map_err(EngineError::Run)?;
+        run.succeeded();
         let mut chosen = Vec::with_capacity(contents.len());
         for (image, content) in contents.iter().enumerate() {
             let maps = proposal_maps(&outputs, self.levels, image, contents.len())?;
@@ -146,8 +153,10 @@ impl TwoStageSession {
             // head does not run.
             return Ok((regions, None));
         };
-        let heads = self.boxes.run_with_options(inputs, options);
+        let (mut boxes, run) = self.boxes.begin(regions.total().max(1) as u64);
+        let heads = boxes.run_with_options(inputs, options);
         let heads = heads.map_err(EngineError::Run)?;
+        run.succeeded();
         let read = read(&heads)?;
         Ok((regions, Some(read)))
     }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::cut;
 use super::problem::Problem;
 use crate::app::App;
+use crate::cores::MeasuredWidth;
 use crate::error::ServeError;
 use crate::manifest::{
     Activation, Certificate, ModelManifest, Precision, Preprocess, Provenance, Task,
@@ -102,6 +103,24 @@ struct Batching {
     max_queue_size: usize,
     instances: usize,
     intra_op_threads: usize,
+    /// Measured run times by thread count, for runs that take idle cores. Empty until they are measured.
+    scaling: Vec<Width>,
+}
+
+/// The run time of the network on some threads.
+#[derive(Serialize)]
+struct Width {
+    threads: usize,
+    milliseconds: f64,
+}
+
+impl From<MeasuredWidth> for Width {
+    fn from(measured: MeasuredWidth) -> Self {
+        Self {
+            threads: measured.threads,
+            milliseconds: (measured.time.as_secs_f64() * 1e5).round() / 100.0,
+        }
+    }
 }
 
 /// `GET /v1/models`: the descriptions of all served models, without labels.
@@ -164,6 +183,8 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
     } = source;
     let delay = plan.max_queue_delay.as_micros();
     let model = entry.model();
+    let scaling = model.as_ref().map(|model| model.networks.scaling());
+    let scaling = scaling.unwrap_or_default();
     let unready = model.as_ref().and_then(|model| model.batcher.unready());
     Description {
         name: &manifest.name,
@@ -193,6 +214,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             max_queue_size: plan.max_queue_size,
             instances: plan.instances,
             intra_op_threads: plan.intra_op_threads,
+            scaling: scaling.into_iter().map(Width::from).collect(),
         },
         code_license: manifest.code_license.as_deref(),
         provenance: {

@@ -227,8 +227,12 @@ impl<T> Schedule<T> {
 
     /// Returns the number of free threads, not counting the additional threads for short jobs.
     pub(super) fn idle(&self) -> usize {
-        let used = self.short.running + self.long.running + self.helpers;
-        self.threads.saturating_sub(used)
+        self.threads.saturating_sub(self.busy())
+    }
+
+    /// Returns the number of threads in use, counting the additional threads for short jobs.
+    pub(super) fn busy(&self) -> usize {
+        self.short.running + self.long.running + self.helpers
     }
 }
 

@@ -166,6 +166,8 @@ pub struct LoadedModel {
     pub outputs: Vec<OutputSpec>,
     /// Settings of the queue and the workers.
     pub plan: ModelPlan,
+    /// The optimized networks, which all workers share.
+    pub networks: Networks,
     /// Number of the networks' nodes that run in custom int8 kernels; 0 for fp32 models.
     pub own_operators: usize,
     /// Time from reading the model's files until every session has run once and the workers have
@@ -319,6 +321,7 @@ impl LoadedModel {
             preprocessor: preprocessor.clone(),
         });
         let id = format!("{name}@{variant}");
+        networks.set_name(&id);
         let watchdog = Watchdog::start(id, spare, batch_metrics.clone())?;
         let mut engines = Vec::new();
         let (mut warm, mut embedding) = (Outputs::default(), None);
@@ -375,6 +378,7 @@ impl LoadedModel {
             metrics: model_metrics,
             outputs,
             plan,
+            networks: networks.clone(),
             own_operators,
             load_time,
             embedding,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use onnx_export::{Role, Stages};
 
 use super::LoadReason;
+use crate::cores::MeasuredWidth;
 use crate::engine::{Engine, EngineError, OnnxRuntime, OptimizedGraph, PreparedModel, Propose};
 use crate::manifest::Task;
 use crate::postprocess::detect::Detector;
@@ -84,6 +85,18 @@ impl Networks {
     /// Returns whether the outputs of the engines' [`Engine::embed`] end with the pooled features of the images.
     pub fn has_embedding(&self) -> bool {
         self.stages.network().has_embedding
+    }
+
+    /// Sets the name with which the log mentions the networks.
+    pub fn set_name(&self, name: &str) {
+        for stage in self.stages.iter() {
+            stage.content.set_name(name);
+        }
+    }
+
+    /// Returns the thread counts of runs of the first stage that were measured, in ascending order.
+    pub fn scaling(&self) -> Vec<MeasuredWidth> {
+        self.stages.network().scaling()
     }
 
     /// Returns the number of nodes of all stages that run in Sightline's custom int8 kernels; 0 for

@@ -13,6 +13,7 @@ use anyhow::{Context, Error, Result, bail};
 use clap::{ArgMatches, Args};
 use sightline::app::App;
 use sightline::config::{ConfigError, ListenAddress, MetricsCompat, ServeConfig};
+use sightline::cores::Cores;
 use sightline::http::access::AccessLog;
 use sightline::keys::KeyFile;
 use sightline::memory::BudgetOrigin;
@@ -167,7 +168,7 @@ async fn serve(
         loader: Loader {
             app: Arc::clone(&app),
             config: config.clone(),
-            runtime: prepared.runtime,
+            runtime: prepared.runtime.with_cores(cores(&app, &config)),
             tensor_bytes: prepared.memory.plan.tensors,
         },
         store: prepared.store,
@@ -232,6 +233,13 @@ fn app(config: &ServeConfig, prepared: &Prepared, address: &ListenAddress) -> Re
     }
     app.identity.set_address(address.clone());
     Ok(app)
+}
+
+/// Returns the count of the cores that the runs of all models share.
+fn cores(app: &App, config: &ServeConfig) -> Arc<Cores> {
+    let pool = app.pool.clone();
+    let images = move || pool.busy_threads();
+    Arc::new(Cores::new(config.cores, config.performance, images))
 }
 
 /// Returns the scheme of the URLs of the public listener.
