@@ -34,6 +34,15 @@ impl Isa {
         available
     }
 
+    /// Returns whether this is AVX2.
+    pub(crate) fn is_avx2(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let is_avx2 = matches!(self, Self::Avx2(_));
+        #[cfg(not(target_arch = "x86_64"))]
+        let is_avx2 = false;
+        is_avx2
+    }
+
     /// Returns whether this is AVX-512 as of Ice Lake.
     pub fn is_avx512(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -46,10 +55,9 @@ impl Isa {
     /// Returns the instruction set for a convolution. `pairs_fit` says whether the weights are small
     /// enough for AVX2, which adds products in pairs, in 16 bits.
     pub(super) fn for_weights(self, pairs_fit: bool) -> Self {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_) if !pairs_fit => Self::Scalar,
-            isa => isa,
+        if self.is_avx2() && !pairs_fit {
+            return Self::Scalar;
         }
+        self
     }
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::{
     _mm256_shuffle_epi8, _mm256_slli_epi16,
 };
 
-use fearless_simd::{Avx2, SimdBase, SimdFrom, u8x16, u8x32};
+use fearless_simd::{SimdBase, SimdFrom, u8x16, u8x32};
 
 use super::LANES;
 

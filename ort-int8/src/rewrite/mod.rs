@@ -85,20 +85,18 @@ pub(crate) enum Operators {
 impl Operators {
     /// Returns the selections for this CPU, the one with most operators first.
     pub(crate) fn for_this_cpu() -> Vec<Self> {
-        match Isa::detect() {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) => vec![Self::Avx512],
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) => {
-                // `QUANTIZE` has an AVX2 form for blocks of 8 channels only.
-                let block = channel_block().filter(|block| *block == 8);
-                // That an addition has operands of different shapes is found by the comparison only.
-                [true, false]
-                    .map(|additions| Self::Avx2 { block, additions })
-                    .to_vec()
-            }
-            Isa::Scalar => vec![Self::Lookup],
+        let isa = Isa::detect();
+        if isa.is_avx512() {
+            return vec![Self::Avx512];
         }
+        if !isa.is_avx2() {
+            return vec![Self::Lookup];
+        }
+        // `QUANTIZE` has an AVX2 form for blocks of 8 channels only.
+        let block = channel_block().filter(|block| *block == 8);
+        // That an addition has operands of different shapes is found by the comparison only.
+        let selections = [true, false].map(|additions| Self::Avx2 { block, additions });
+        selections.to_vec()
     }
 
     /// Returns whether a convolution with these weights, `per_channel` of each channel, may be

@@ -7,6 +7,8 @@ use prost::Message;
 use super::*;
 use crate::random::uniform;
 
+mod pointwise;
+
 /// Every operator of this crate.
 const ALL: Operators = Operators::Avx2 {
     block: Some(8),
@@ -184,7 +186,7 @@ fn the_cpu_decides_about_operators() {
         rewritten(graph(), Operators::Avx512).0,
         [QUANTIZE, DEPTHWISE, "Flatten"]
     );
-    let (operators, _) = rewritten(pointwise_graph(), Operators::Avx512);
+    let (operators, _) = rewritten(pointwise::pointwise_graph(), Operators::Avx512);
     assert_eq!(operators, CONV);
 }
 
@@ -197,9 +199,25 @@ fn weights_that_avx2_would_saturate_are_left_alone() {
         rewritten(large, Operators::Avx512).0,
         [QUANTIZE, DEPTHWISE, "Flatten"]
     );
-    let mut large = pointwise_graph();
+    let mut large = pointwise::pointwise_graph();
     large.initializer[4].raw_data[126..].fill(65);
     assert_eq!(rewritten(large, ALL).0, CONV);
+}
+
+#[test]
+fn a_max_that_quantization_makes_superfluous_is_removed() {
+    // The least value that the quantized tensor represents is -75 with scale 0.5 and zero point 150.
+    for (bound, is_removed) in [(f32::NEG_INFINITY, true), (-75.0, true), (-74.0, false)] {
+        let mut graph = graph();
+        graph.initializer[3].raw_data = vec![150];
+        graph.initializer.push(scale("bound", bound));
+        graph.node[1].input[0] = "clipped".to_owned();
+        graph
+            .node
+            .insert(1, node("", "Max", "blocked bound", "clipped"));
+        let (operators, _) = rewritten(graph, ALL);
+        assert_eq!(operators[0] == QUANTIZE, is_removed, "{bound}");
+    }
 }
 
 #[test]
@@ -408,117 +426,6 @@ fn nodes_of_another_form_are_left_alone() {
         let mut changed = graph();
         change(&mut changed);
         assert_eq!(rewritten(changed, ALL).0, *expected, "{name}");
-    }
-}
-
-/// Returns `graph()` with a pointwise instead of a depthwise convolution, whose output has 16 channels.
-fn pointwise_graph() -> GraphProto {
-    let mut graph = graph();
-    let conv = &mut graph.node[3].attribute;
-    conv[0].i = Some(1);
-    conv[2].ints = vec![1, 1];
-    conv[4].ints = vec![0; 4];
-    graph.initializer[4] = tensor("w", INT8, &[16, 8, 1, 1], vec![1; 128]);
-    graph.initializer[6] = tensor("wz", INT8, &[16], vec![0; 16]);
-    graph.initializer[7] = tensor("bias", INT32, &[16], vec![0; 64]);
-    graph
-}
-
-/// Returns `pointwise_graph()` without the hard swish. `nodes` write the value `out`.
-fn residual_graph(nodes: impl IntoIterator<Item = NodeProto>) -> GraphProto {
-    let mut graph = pointwise_graph();
-    graph.node.splice(4.., nodes);
-    graph
-}
-
-fn attribute<'a>(node: &'a NodeProto, name: &str) -> &'a AttributeProto {
-    node.attribute(name).unwrap()
-}
-
-#[test]
-fn pointwise_convolutions_apply_the_table_behind_them() {
-    let (operators, graph) = rewritten(pointwise_graph(), ALL);
-    assert_eq!(operators, [QUANTIZE, POINTWISE, "Flatten"]);
-    let conv = &graph.node[1];
-    let (multipliers, table) = ("ort_int8:conv_multipliers", "ort_int8:swish_table");
-    assert_eq!(conv.input, ["x", "w", "bias", multipliers, table]);
-    assert_eq!(conv.output, ["swish"]);
-    let flags = ["inputs", "has_table", "has_residual"].map(|name| attribute(conv, name).i);
-    assert_eq!(flags, [Some(8), Some(1), Some(0)]);
-}
-
-#[test]
-fn pointwise_convolutions_add_the_residual_behind_them() {
-    let add = |inputs| node("com.microsoft", "QLinearAdd", inputs, "out");
-    for (inputs, residual_first) in [("conv s z r2 g z s z", 0), ("r2 g z conv s z s z", 1)] {
-        let graph = residual_graph([add(inputs)]);
-        let (operators, rewritten_graph) = rewritten(graph.clone(), ALL);
-        assert_eq!(operators, [QUANTIZE, POINTWISE]);
-        let conv = &rewritten_graph.node[1];
-        assert_eq!(conv.input[4..], ["", "r2"]);
-        assert_eq!(conv.output, ["out"]);
-        assert_eq!(attribute(conv, "residual_first").i, Some(residual_first));
-        let ratios = ["ratio", "residual_ratio", "offset"].map(|name| attribute(conv, name).f);
-        assert_eq!(ratios, [Some(1.0), Some(1.0 / 255.0 / 0.5), Some(0.0)]);
-        let (operators, _) = rewritten(graph, WITHOUT_ADDITIONS);
-        assert_eq!(operators, [QUANTIZE, POINTWISE, "QLinearAdd"]);
-    }
-    for inputs in ["conv s z conv s z s z", "conv s computed r2 g z s z"] {
-        let (operators, _) = rewritten(residual_graph([add(inputs)]), ALL);
-        assert_eq!(operators, [QUANTIZE, POINTWISE, "QLinearAdd"], "{inputs}");
-    }
-}
-
-#[test]
-fn transposes_around_an_addition_are_removed() {
-    let transpose = |input, output, order: [i64; 4]| {
-        let mut transpose = node("", "Transpose", input, output);
-        transpose.attribute = vec![ints("perm", &order)];
-        transpose
-    };
-    // The other operand is the quantized stem, which the convolution reads channels-last.
-    let nodes = [
-        transpose("conv", "first", [0, 3, 1, 2]),
-        node(
-            "com.microsoft",
-            "QLinearAdd",
-            "first s z quantized s z s z",
-            "sum",
-        ),
-        transpose("sum", "out", [0, 2, 3, 1]),
-    ];
-    let (operators, graph) = rewritten(residual_graph(nodes.clone()), ALL);
-    assert_eq!(operators, [QUANTIZE, POINTWISE]);
-    assert_eq!(graph.node[1].input[4..], ["", "x"]);
-    assert_eq!(graph.node[1].output, ["out"]);
-    // A sum that is also read channels-first keeps its layout.
-    let mut read_twice = residual_graph(nodes);
-    read_twice.node.push(node("", "Flatten", "sum", "flat"));
-    let (operators, _) = rewritten(read_twice, ALL);
-    assert!(operators.iter().any(|operator| operator == "QLinearAdd"));
-    assert!(operators.iter().any(|operator| operator == "Transpose"));
-}
-
-#[test]
-fn other_convolutions_of_one_pixel_are_left_alone() {
-    type Change = fn(&mut GraphProto);
-    let changes: [(&str, Change); 5] = [
-        ("a stride", |g| g.node[3].attribute[3].ints = vec![1, 2]),
-        ("padding", |g| {
-            g.node[3].attribute[4].ints = vec![0, 0, 1, 0];
-        }),
-        ("two groups", |g| g.node[3].attribute[0].i = Some(2)),
-        ("six inputs", |g| {
-            g.initializer[4] = tensor("w", INT8, &[16, 6, 1, 1], vec![1; 96]);
-        }),
-        ("eight biases", |g| {
-            g.initializer[7] = tensor("bias", INT32, &[8], vec![0; 32]);
-        }),
-    ];
-    for (name, change) in changes {
-        let mut changed = pointwise_graph();
-        change(&mut changed);
-        assert_eq!(rewritten(changed, ALL).0, *CONV, "{name}");
     }
 }
 
