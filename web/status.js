@@ -63,7 +63,7 @@ const line = (name, color, pick) => ({ name, color, points: points.map((point) =
 function showTiles(point) {
   const time = (value) => (value === null ? ['–', ''] : ms(value * 1000).split(' '));
   const tiles = [
-    ['Images', fixed(point.images, 1), '/ s'], ['Latency, median', ...time(point.p50)], ['Latency, 99 %', ...time(point.p99)],
+    ['Images', fixed(point.images, 1), '/ s'], ['Latency p50', ...time(point.p50)], ['Latency p99', ...time(point.p99)],
     ['In flight', point.inFlight, 'requests'], ['Waiting', point.queued, 'images'], ['Rejected', fixed(point.rejected, 1), '/ s'],
     ['CPU', fixed(point.cpu, 2), 'cores'], ['Memory', ...bytes(point.rss).split(' ')],
   ];
