@@ -21,7 +21,7 @@ RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec targe
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build install uninstall test fmt lint example-config doc image image-test \
-	stack-test swarm-test proxies-test manifests-test bench load-test soak-test load-binary fuzz fuzz-api \
+	stack-test swarm-test proxies-test manifests-test plan-check bench load-test soak-test load-binary fuzz fuzz-api \
 	mutation-test writers-test first-contact onnxruntime clean
 
 help: ## list the targets
@@ -82,6 +82,9 @@ proxies-test: onnxruntime build ## run HAProxy and nginx in front of two servers
 
 manifests-test: ## validate the manifests for Kubernetes and the configurations of the proxies
 	@scripts/manifests-test.sh
+
+plan-check: onnxruntime build ## compare sightline plan with five measured loads (needs a machine without other load)
+	@scripts/plan-check.sh
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked

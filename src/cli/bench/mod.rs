@@ -40,8 +40,9 @@ use sightline::threads::usable_cores;
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
-pub(super) use costs::measure as measure_costs;
+pub(super) use costs::{measure as measure_costs, measure_server};
 use load::{Client, Target, median};
+pub(super) use running::route;
 use served::Server;
 use table::{Line, Round};
 
