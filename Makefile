@@ -22,7 +22,7 @@ RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec targe
 .DEFAULT_GOAL := help
 .PHONY: help serve build install uninstall test fmt lint example-config doc book docs-test image image-test bench \
 	load-test soak-test load-binary fuzz fuzz-api mutation-test writers-test first-contact onnxruntime clean \
-	browser-test stack-test swarm-test proxies-test manifests-test deb deb-test reproducible
+	browser-test stack-test swarm-test proxies-test manifests-test deb deb-test reproducible plan-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ deb-test: onnxruntime ## build the Debian package, install, run and remove it in
 
 reproducible: ## build the committed sources twice in different folders and compare the binaries
 	@scripts/reproducible.sh
+
+plan-check: onnxruntime build ## compare sightline plan with five measured loads (needs a machine without other load)
+	@scripts/plan-check.sh
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked

@@ -10,18 +10,21 @@
 # Environment:
 #   ONNXRUNTIME_SHA256  accept only a library with this SHA-256 instead of the two pinned ones, for
 #                       example your own build, placed at the path above
+#   ONNXRUNTIME_MACHINE fetch the library for this architecture, x86_64 or aarch64, instead of this machine's
+#   ONNXRUNTIME_DIR     fetch it into this folder
 set -euo pipefail
 
 readonly VERSION=1.30.0
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
-readonly TARGET_DIR="$ROOT/.cache/onnxruntime"
+readonly TARGET_DIR="${ONNXRUNTIME_DIR:-$ROOT/.cache/onnxruntime}"
 readonly TARGET="$TARGET_DIR/libonnxruntime.so"
 
 # To update: change VERSION, and replace the checksums by those of
 # onnxruntime/capi/libonnxruntime.so.VERSION in the wheels (equal for every Python version) and of
 # lib/libonnxruntime.so.VERSION in the release archives.
-case "$(uname -s)-$(uname -m)" in
+readonly MACHINE="${ONNXRUNTIME_MACHINE:-$(uname -m)}"
+case "$(uname -s)-$MACHINE" in
     Linux-x86_64)
         readonly ARCHIVE="onnxruntime-linux-x64-$VERSION" PLATFORM=manylinux_2_28_x86_64
         archive_sha256=245a6f8c38127551057a1cd1ffd59f0a186a227ade4f3492dea2494eb565542e
@@ -33,7 +36,7 @@ case "$(uname -s)-$(uname -m)" in
         wheel_sha256=8a218e1e446880131115c368ec7005969a5022af9a15a26173de648fef0b7789
         ;;
     *)
-        echo "fetch-onnxruntime: no pinned library for $(uname -s) on $(uname -m)" >&2
+        echo "fetch-onnxruntime: no pinned library for $(uname -s) on $MACHINE" >&2
         echo "  set ORT_DYLIB_PATH to a libonnxruntime.so of version $VERSION" >&2
         exit 1
         ;;

@@ -8,17 +8,20 @@ use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 use sightline::app::Limits;
+use sightline::config::SecretUrl;
 use sightline::memory::ByteSize;
 use sightline::plan::{Costs, Goal, Outcome, memory_limit, outcome, plan};
 use sightline::store::{ModelRef, read_bounded};
 use sightline::threads::usable_cores;
 
-use super::bench::{IMAGE, measure_costs, parse_rate};
+use super::bench::{IMAGE, measure_costs, measure_server, parse_rate, route};
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 
 /// Number of replicas above the plan that the table shows.
 const MORE: u32 = 2;
+/// Number of quantiles of the costs in `--json`.
+const QUANTILES: u32 = 100;
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -37,10 +40,27 @@ pub(super) struct PlanArgs {
         value_delimiter = ','
     )]
     model: Vec<ModelRef>,
+    /// URL of a running server without other requests, whose costs are measured instead of a model's in this process; as
+    /// for `bench`, also with a route such as `http://HOST:8080/v1/detect?model=ssdlite`
+    #[arg(
+        long,
+        env = "SIGHTLINE_URL",
+        value_name = "URL",
+        conflicts_with = "cost_ms"
+    )]
+    url: Option<SecretUrl>,
+    /// API key for the server at `--url`
+    #[arg(
+        long,
+        env = "SIGHTLINE_API_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    api_key: Option<String>,
     /// Image that is typical of the requests [default: a 500x375 JPEG]
     #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Cores of each replica [default: the cores that this process may run on]
+    /// Cores of each replica, also of the server at `--url` [default: the cores that this process may run on]
     #[arg(long, env = "SIGHTLINE_CORES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     cores: Option<u32>,
     /// Duration of the measurement of the model's costs on this machine, in seconds
@@ -70,7 +90,7 @@ fn parse_milliseconds(text: &str) -> Result<f64, String> {
 
 /// What the plan computes with.
 struct Basis {
-    /// The model's id, or `None` if the costs are those of `--cost-ms`.
+    /// The model's id. `None` if the costs are those of `--cost-ms` or `--url`.
     model: Option<String>,
     costs: Costs,
     /// Memory limit of a replica. `None` if it was not measured.
@@ -113,6 +133,16 @@ fn basis(args: &PlanArgs) -> Result<Basis> {
         Some(path) => Bytes::from(read_bounded(path, Limits::default().max_body_bytes as u64)?),
         None => Bytes::from_static(IMAGE),
     };
+    let length = Duration::from_secs(args.seconds);
+    if let Some(url) = &args.url {
+        let cores = args.cores.map_or_else(usable_cores, |cores| cores as usize);
+        let (url, key) = (route(url), args.api_key.as_deref());
+        return Ok(Basis {
+            model: None,
+            costs: Costs::new(measure_server(url.expose(), key, &image, cores, length)?)?,
+            memory: None,
+        });
+    }
     let store = args.store.store();
     let model = match args.model.first() {
         Some(model) => model.clone(),
@@ -130,7 +160,7 @@ fn basis(args: &PlanArgs) -> Result<Basis> {
         &model,
         args.precision.precision,
         &image,
-        Duration::from_secs(args.seconds),
+        length,
     )?;
     Ok(Basis {
         model: Some(measured.model),
@@ -142,7 +172,7 @@ fn basis(args: &PlanArgs) -> Result<Basis> {
 /// The plan, in the form of `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// The model's id. `null` with `--cost-ms`.
+    /// The model's id. `null` with `--cost-ms` and `--url`.
     model: Option<String>,
     rate: f64,
     p99_goal_ms: f64,
@@ -151,13 +181,13 @@ struct Report {
     service_ms: Service,
     /// Requests per second at which all cores of a replica are busy.
     capacity_per_replica: f64,
-    /// Memory limit for each replica, in bytes. `null` with `--cost-ms`.
+    /// Memory limit for each replica, in bytes. `null` with `--cost-ms` and `--url`.
     memory_per_replica: Option<u64>,
     /// Number of replicas that meet the goal.
     replicas: u32,
     /// Cores of all these replicas.
     cores: u64,
-    /// Memory limits of all these replicas together, in bytes. `null` with `--cost-ms`.
+    /// Memory limits of all these replicas together, in bytes. `null` with `--cost-ms` and `--url`.
     memory: Option<u64>,
     /// The plan, what one replica less does (as while one fails or is updated), and what more replicas do.
     outcomes: Vec<Row>,
@@ -171,6 +201,8 @@ struct Service {
     p99: f64,
     /// The standard deviation divided by the mean.
     variation: f64,
+    /// 100 quantiles at equal distances, which `--cost-ms` accepts.
+    quantiles: Vec<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -209,6 +241,11 @@ impl Report {
                 p50: costs.quantile(0.5) * 1e3,
                 p99: costs.quantile(0.99) * 1e3,
                 variation: costs.variation(),
+                quantiles: (0..QUANTILES)
+                    .map(|index| {
+                        costs.quantile((f64::from(index) + 0.5) / f64::from(QUANTILES)) * 1e3
+                    })
+                    .collect(),
             },
             capacity_per_replica: f64::from(goal.cores) / costs.mean(),
             memory_per_replica: basis.memory,
@@ -222,7 +259,7 @@ impl Report {
     }
 
     fn print(&self) -> Result<()> {
-        let model = self.model.as_deref().unwrap_or("--cost-ms");
+        let model = self.model.as_deref().unwrap_or("measured");
         say!(
             "{model}: a request occupies a core for {:.2} ms (p99 {:.2} ms)",
             self.service_ms.mean,

@@ -42,18 +42,30 @@ pub(in crate::cli) fn measure(
     let source = super::find_or_make(store, model, precision)?;
     let model = source.id();
     let server = Server::start(runtime, source)?;
-    let target = Target {
-        url: &server.url,
-        api_key: None,
-    };
-    let cores = usable_cores();
-    load::latencies(target, image, cores, Instant::now() + WARM_UP)?;
-    let latencies = load::latencies(target, image, cores, Instant::now() + length)?;
+    let service_times = measure_server(&server.url, None, image, usable_cores(), length)?;
     let resident_bytes = ProcessUsage::now().resident_bytes;
     server.stop()?;
     Ok(Measured {
         model,
-        service_times: latencies.iter().map(|latency| latency / 1e3).collect(),
+        service_times,
         resident_bytes,
     })
+}
+
+/// Sends `image` to the route `url` of a running server that has `cores` cores and no other requests, for the time
+/// `length`. Returns the latencies in seconds.
+///
+/// # Errors
+/// If a request fails.
+pub(in crate::cli) fn measure_server(
+    url: &str,
+    api_key: Option<&str>,
+    image: &[u8],
+    cores: usize,
+    length: Duration,
+) -> Result<Vec<f64>> {
+    let target = Target { url, api_key };
+    load::latencies(target, image, cores, Instant::now() + WARM_UP)?;
+    let latencies = load::latencies(target, image, cores, Instant::now() + length)?;
+    Ok(latencies.iter().map(|latency| latency / 1e3).collect())
 }

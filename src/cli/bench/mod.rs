@@ -39,10 +39,11 @@ use sightline::threads::usable_cores;
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
-pub(super) use costs::measure as measure_costs;
+pub(super) use costs::{measure as measure_costs, measure_server};
 use curves::Subject;
 use images::Image;
 use load::{Client, median};
+pub(super) use running::route;
 use served::Server;
 use table::{Line, Round};
 

@@ -27,12 +27,7 @@ const MAX_SECONDS: u32 = 3600;
 /// Measures the running server at `url`: with an open loop or a folder of images if the flags say so, else over one
 /// connection and over `--connections` connections.
 pub(super) fn run(args: &BenchArgs, url: &SecretUrl, image: Bytes) -> Result<()> {
-    let given = url.expose();
-    let url = if given.contains("/v1/") {
-        url.clone()
-    } else {
-        format!("{}/v1/classify", given.trim_end_matches('/')).into()
-    };
+    let url = route(url);
     let target = Target {
         url: url.expose(),
         api_key: args.api_key.as_deref(),
@@ -56,6 +51,16 @@ pub(super) fn run(args: &BenchArgs, url: &SecretUrl, image: Bytes) -> Result<()>
         return load_test(args, target, image);
     }
     rounds(args, target, &image).with_context(|| format!("cannot measure {url}"))
+}
+
+/// Returns the URL to post images to: `url`, if it has a route under `/v1`, or its route for classification.
+pub(in crate::cli) fn route(url: &SecretUrl) -> SecretUrl {
+    let given = url.expose();
+    if given.contains("/v1/") {
+        url.clone()
+    } else {
+        format!("{}/v1/classify", given.trim_end_matches('/')).into()
+    }
 }
 
 /// Runs the load test that the flags describe, and prints its report.
