@@ -9,6 +9,7 @@ use sightline::process::ProcessUsage;
 use sightline::store::{ModelRef, ModelStore};
 use sightline::threads::usable_cores;
 
+use super::generated;
 use super::load::{self, Target};
 use super::served::Server;
 
@@ -39,10 +40,10 @@ pub(in crate::cli) fn measure(
     image: &[u8],
     length: Duration,
 ) -> Result<Measured> {
-    let source = super::find_or_make(store, model, precision)?;
-    let model = source.id();
-    let server = Server::start(runtime, source)?;
-    let service_times = measure_server(&server.url, None, image, usable_cores(), length)?;
+    let found = generated::find_or_make(store, model, precision, (runtime, image))?;
+    let model = found.source.id();
+    let server = Server::start(runtime, found.source)?;
+    let service_times = measure_target(server.target(), image, usable_cores(), length)?;
     let resident_bytes = ProcessUsage::now().resident_bytes;
     server.stop()?;
     Ok(Measured {
@@ -64,7 +65,15 @@ pub(in crate::cli) fn measure_server(
     cores: usize,
     length: Duration,
 ) -> Result<Vec<f64>> {
-    let target = Target { url, api_key };
+    measure_target(Target { url, api_key }, image, cores, length)
+}
+
+fn measure_target(
+    target: Target<'_>,
+    image: &[u8],
+    cores: usize,
+    length: Duration,
+) -> Result<Vec<f64>> {
     load::latencies(target, image, cores, Instant::now() + WARM_UP)?;
     let latencies = load::latencies(target, image, cores, Instant::now() + length)?;
     Ok(latencies.iter().map(|latency| latency / 1e3).collect())

@@ -19,6 +19,7 @@ use super::images;
 use super::load::Target;
 use super::record::Record;
 use super::remote::Load;
+use super::schedule::Arrivals;
 use crate::cli::explain;
 use crate::cli::say::{complain, say};
 use contender::{Asker, Contender};
@@ -104,7 +105,7 @@ fn measure(
             let load = Load {
                 target: target(args, contender),
                 images: &contender.images,
-                rate: None,
+                arrivals: Arrivals::Closed,
                 connections: usize::from(args.connections.unwrap_or(super::CONNECTIONS)),
                 length: Duration::from_millis(args.round_ms),
                 count: u64::MAX,
