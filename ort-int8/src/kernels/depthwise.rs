@@ -62,7 +62,8 @@ pub struct Scratch {
 
 impl Depthwise {
     /// Checks the parameters and reorders the constants for the kernels of `isa`. The scalar kernel
-    /// is used on AVX2 if the weights are too large for it: see [`pairs_fit`].
+    /// is used on AVX2 if a sum of two products might exceed 16 bits; weights of 7 bits are small
+    /// enough.
     ///
     /// # Errors
     /// [`KernelError::Window`] if a size, stride, padding or dilation is out of range,

@@ -73,7 +73,7 @@ fearless_simd::kernel!(
 );
 
 /// Returns half `half` (0 or 1) of a vector of 64 bytes.
-#[inline(always)]
+#[inline]
 fn half(bytes: &[u8; LANES], half: usize) -> [u8; VECTOR] {
     bytes.as_chunks().0[half]
 }
@@ -135,7 +135,7 @@ row!(row_of_7, quads, 7, |length| cut::<7>(quads, length));
 row!(row_of_any, quads, quads.len(), |length| quads);
 
 /// Returns the taps of the first `N` of `quads`, cut to `length` vectors.
-#[inline(always)]
+#[inline]
 fn cut<'t, const N: usize>(
     quads: &[[&'t [[u8; LANES]]; QUAD]],
     length: usize,

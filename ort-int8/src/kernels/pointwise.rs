@@ -87,8 +87,8 @@ pub(super) struct Block {
 
 impl Pointwise {
     /// Checks the parameters and reorders the constants for the kernels of `isa`. There is a kernel
-    /// for AVX2, and a scalar one for other instruction sets and for weights that are too large for
-    /// AVX2: see [`pairs_fit`].
+    /// for AVX2, and a scalar one for other instruction sets and for weights with which a sum of two
+    /// products might exceed 16 bits; weights of 7 bits are small enough.
     ///
     /// # Errors
     /// [`KernelError::Depth`] if the number of input channels is not supported,

@@ -158,7 +158,7 @@ fearless_simd::kernel!(
 );
 
 /// Writes 16 results to the beginning of `output`, or as many as it has elements.
-#[inline(always)]
+#[inline]
 fn store(output: &mut [u8], results: [u8; COLUMNS]) {
     if let Some(whole) = output.first_chunk_mut() {
         *whole = results;
