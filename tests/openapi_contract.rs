@@ -162,7 +162,11 @@ fn the_server_does_what_the_document_says() {
     for (path, item) in document["paths"].as_object().unwrap() {
         let concrete = path.replace("{model}", "efficientnet_lite0");
         let concrete = concrete.replace("{version}", "1");
-        let file = if path.starts_with("/samples") { "cat.jpg" } else { "openapi.json" };
+        let file = if path.starts_with("/samples") {
+            "cat.jpg"
+        } else {
+            "openapi.json"
+        };
         let concrete = concrete.replace("{file}", file);
         for method in METHODS {
             let reply = server.request(&method.to_uppercase(), &concrete);

@@ -76,9 +76,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{OriginalUri, Request};
-use axum::http::{Extensions, HeaderMap, Method, Uri};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
+use axum::http::{Extensions, HeaderMap, Method, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 

@@ -135,7 +135,8 @@ fn described(request: &Request) -> (Cow<'static, str>, Vec<KeyValue>) {
     let agent = request.headers().get(USER_AGENT);
     let agent = agent.and_then(|agent| agent.to_str().ok());
     attributes.extend(agent.map(|agent| text("user_agent.original", agent)));
-    let server = host(request.headers(), request.uri()).and_then(|host| host.parse::<Authority>().ok());
+    let server =
+        host(request.headers(), request.uri()).and_then(|host| host.parse::<Authority>().ok());
     if let Some(server) = server {
         attributes.push(text(
             "server.address",
