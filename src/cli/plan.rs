@@ -106,7 +106,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let goal = Goal {
         rate: args.rate,
         p99: args.p99 / 1e3,
-        cores: args.cores.unwrap_or_else(|| cores_of_this_machine()),
+        cores: args.cores.unwrap_or_else(cores_of_this_machine),
     };
     let found = plan(&basis.costs, &goal)?;
     let report = Report::new(&basis, &goal, found);
@@ -144,14 +144,13 @@ fn basis(args: &PlanArgs) -> Result<Basis> {
         });
     }
     let store = args.store.store();
-    let model = match args.model.first() {
-        Some(model) => model.clone(),
-        None => {
-            let source = args.store.find(None, args.precision.precision)?;
-            ModelRef {
-                name: source.manifest.name,
-                variant: Some(source.variant),
-            }
+    let model = if let Some(model) = args.model.first() {
+        model.clone()
+    } else {
+        let source = args.store.find(None, args.precision.precision)?;
+        ModelRef {
+            name: source.manifest.name,
+            variant: Some(source.variant),
         }
     };
     let measured = measure_costs(

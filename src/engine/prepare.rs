@@ -14,9 +14,8 @@ use ort_int8::Accelerated;
 
 use super::onnx_runtime::{OnnxSession, commit, commit_detached};
 use super::signature::{check_embedding, check_signature};
-use super::wide::{Sessions, WideSessions};
+use super::wide::{MeasuredScaling, Sessions, WideSessions};
 use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
-use crate::cores::MeasuredWidth;
 use crate::image::MAX_INPUT_PIXELS;
 
 /// Maximum number of input elements for which the results of custom int8 operators are compared
@@ -262,13 +261,9 @@ impl PreparedModel {
         }
     }
 
-    /// Returns the thread counts of runs that were measured, in ascending order. Empty before, and if runs never take idle
-    /// cores.
-    pub fn scaling(&self) -> Vec<MeasuredWidth> {
-        self.wide
-            .as_ref()
-            .map(|wide| wide.measured())
-            .unwrap_or_default()
+    /// Returns the source of what was measured about runs on more threads.
+    pub fn scaling(&self) -> MeasuredScaling {
+        MeasuredScaling(self.wide.clone())
     }
 
     /// Returns the optimized ONNX file without the elements of [`PreparedModel::weights`].

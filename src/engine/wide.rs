@@ -145,6 +145,17 @@ impl WideSessions {
     }
 }
 
+/// What was measured about runs of a network on more threads.
+#[derive(Clone, Default)]
+pub struct MeasuredScaling(pub(super) Option<Arc<WideSessions>>);
+
+impl MeasuredScaling {
+    /// Returns the thread counts that were measured, in ascending order. Empty before, and if runs never take idle cores.
+    pub fn widths(&self) -> Vec<MeasuredWidth> {
+        self.0.as_ref().map_or_else(Vec::new, |wide| wide.measured())
+    }
+}
+
 /// The session of one worker, and the wide sessions that it shares with others.
 pub(super) struct Sessions {
     own: Session,

@@ -183,7 +183,7 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
     } = source;
     let delay = plan.max_queue_delay.as_micros();
     let model = entry.model();
-    let scaling = model.as_ref().map(|model| model.networks.scaling());
+    let scaling = model.as_ref().map(|model| model.scaling.widths());
     let scaling = scaling.unwrap_or_default();
     let unready = model.as_ref().and_then(|model| model.batcher.unready());
     Description {

@@ -236,6 +236,7 @@ pub(super) fn fake_variant(
         manifest,
         metrics: app.metrics.model(&name, &variant),
         outputs: fake_outputs(),
+        scaling: MeasuredScaling::default(),
         batcher: Batcher::start(&name, watchdog, engines, policy, capacity, cost, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,

@@ -10,7 +10,7 @@ use image::{Rgb, RgbImage};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy, Spare, TensorCost, Watchdog, WatchedEngine};
-use crate::engine::{EMBEDDING, Engine, EngineError, OnnxRuntime, Outputs};
+use crate::engine::{EMBEDDING, MeasuredScaling, Engine, EngineError, OnnxRuntime, Outputs};
 use crate::image::{DecodeMode, ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::inspect::Finding;
 use crate::manifest::{Batching, ModelManifest, Precision};
@@ -166,8 +166,8 @@ pub struct LoadedModel {
     pub outputs: Vec<OutputSpec>,
     /// Settings of the queue and the workers.
     pub plan: ModelPlan,
-    /// The optimized networks, which all workers share.
-    pub networks: Networks,
+    /// What was measured about runs on more threads.
+    pub scaling: MeasuredScaling,
     /// Number of the networks' nodes that run in custom int8 kernels; 0 for fp32 models.
     pub own_operators: usize,
     /// Time from reading the model's files until every session has run once and the workers have
@@ -378,7 +378,7 @@ impl LoadedModel {
             metrics: model_metrics,
             outputs,
             plan,
-            networks: networks.clone(),
+            scaling: networks.scaling(),
             own_operators,
             load_time,
             embedding,

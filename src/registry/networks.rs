@@ -5,8 +5,7 @@ use std::sync::Arc;
 use onnx_export::{Role, Stages};
 
 use super::LoadReason;
-use crate::cores::MeasuredWidth;
-use crate::engine::{Engine, EngineError, OnnxRuntime, OptimizedGraph, PreparedModel, Propose};
+use crate::engine::{MeasuredScaling, Engine, EngineError, OnnxRuntime, OptimizedGraph, PreparedModel, Propose};
 use crate::manifest::Task;
 use crate::postprocess::detect::Detector;
 use crate::store::ModelSource;
@@ -94,8 +93,8 @@ impl Networks {
         }
     }
 
-    /// Returns the thread counts of runs of the first stage that were measured, in ascending order.
-    pub fn scaling(&self) -> Vec<MeasuredWidth> {
+    /// Returns the source of what was measured about runs of the first stage on more threads.
+    pub fn scaling(&self) -> MeasuredScaling {
         self.stages.network().scaling()
     }
 
