@@ -86,8 +86,10 @@ fn servers_are_compared_and_a_failure_is_a_row() {
     let models = directory.path().join("models");
     tiny::export(&models.join("tiny"));
     let server = Server::start(&["--models", models.to_str().unwrap()]);
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = closed.local_addr().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let charts = directory.path().join("charts");
     let (code, stdout, stderr) = run(&[
         "bench",

@@ -403,30 +403,3 @@ fn doctor_judges_this_machine() {
         "{stdout}"
     );
 }
-
-#[test]
-fn int8_is_pulled_from_end_to_end() {
-    let place = Place::new();
-    let file = official(&place.at("source.pth"));
-    let mirror = Mirror::start(Box::new(move |ask, _, to| {
-        serve(ask, &file, usize::MAX, to)
-    }));
-    let photos = common::path("photos");
-    let int8 = format!("{NAME}@int8");
-    let args = ["pull", &int8, "--calibration", photos.to_str().unwrap()];
-    let (code, stdout, stderr) = finish(place.command(&args, &mirror));
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
-    assert!(stdout.contains("int8"), "{stdout}");
-    let coffee = photos.join("coffee.png");
-    let manifest = place.text(&format!("models/{NAME}/model.toml"));
-    let model = format!("{manifest}@int8");
-    let (code, stdout, stderr) = run(&["predict", "--model", &model, coffee.to_str().unwrap()]);
-    assert_eq!(code, Some(0), "{stderr}");
-    assert_eq!(stdout.lines().count(), 6, "{stdout}");
-    // The second command has nothing to do, and opens no connection.
-    let asked = mirror.asked().len();
-    let (code, stdout, stderr) = finish(place.command(&args, &mirror));
-    assert_eq!(code, Some(0), "{stderr}");
-    assert!(stdout.contains("int8 is installed already"), "{stdout}");
-    assert_eq!(mirror.asked().len(), asked);
-}
