@@ -37,8 +37,8 @@ field() { python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); print(
 costs=(--url "$URL" --seconds 6 --cores "$(nproc)")
 plan 0.001 >"$WORK/costs.json"
 capacity="$(field "$WORK/costs.json" 'r["capacity_per_replica"]')"
-echo "plan-check: $(nproc) cores, $(field "$WORK/costs.json" \
-    'f"{r["service_ms"]["mean"]:.2f} ms per request (p99 {r["service_ms"]["p99"]:.2f}), at most {r["capacity_per_replica"]:.1f} requests/s"')"
+mean="$(field "$WORK/costs.json" 'round(r["service_ms"]["mean"], 2)')"
+echo "plan-check: $(nproc) cores, $mean ms per request, at most $(field "$WORK/costs.json" 'round(r["capacity_per_replica"], 1)') requests/s"
 # The distribution of the costs, as 100 quantiles, so that all loads are planned with the same measurement.
 mapfile -t values < <(field "$WORK/costs.json" '"\n".join(f"{q:.4f}" for q in r["service_ms"]["quantiles"])')
 costs=(--cores "$(nproc)")

@@ -20,7 +20,11 @@ fn healthcheck_follows_the_settings_of_serve() {
             &[],
             "http://127.0.0.1:1 (from `listen` in",
         ),
-        (&[], &["--config", path], "http://127.0.0.1:1 (from `listen` in"),
+        (
+            &[],
+            &["--config", path],
+            "http://127.0.0.1:1 (from `listen` in",
+        ),
         (
             &[
                 ("SIGHTLINE_CONFIG", path),

@@ -52,7 +52,12 @@ fn goals_that_cannot_be_met_say_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("choose a faster model"), "{error}");
-    for flags in [["--rate", "0"], ["--p99", "nan"], ["--cores", "0"], ["--cost-ms", "-1"]] {
+    for flags in [
+        ["--rate", "0"],
+        ["--p99", "nan"],
+        ["--cores", "0"],
+        ["--cost-ms", "-1"],
+    ] {
         let output = plan(&[&["--rate", "1", "--p99", "1", "--cost-ms", "1"], &flags[..]].concat());
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
     }
