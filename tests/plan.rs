@@ -11,14 +11,18 @@ fn plan(args: &[&str]) -> std::process::Output {
             command.env_remove(name);
         }
     }
-    command.arg("plan").args(args).output().unwrap()
+    command
+        .arg("plan")
+        .args(args)
+        .output()
+        .expect("the binary starts")
 }
 
 fn json(args: &[&str]) -> Value {
     let output = plan(args);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).expect("the output is JSON")
 }
 
 #[test]

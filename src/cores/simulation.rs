@@ -36,7 +36,7 @@ fn learned(cores: &Cores) -> Scaling {
 enum Client {
     Decoding { left: f64 },
     Waiting,
-    Running { left: f64, lease: Lease },
+    Running { left: f64, _lease: Lease },
 }
 
 struct Result {
@@ -87,15 +87,17 @@ fn simulate(total: usize, clients: usize, seconds: f64) -> Result {
                     *left -= STEP * speed;
                     (*left <= 0.0).then_some(Client::Waiting)
                 }
-                Client::Decoding { .. } => None,
                 Client::Waiting if workers > 0 => {
                     workers -= 1;
                     let mut lease = cores.begin(1);
                     lease.widen(scaling.choose(lease.most()));
                     let left = run_time(lease.threads());
-                    Some(Client::Running { left, lease })
+                    Some(Client::Running {
+                        left,
+                        _lease: lease,
+                    })
                 }
-                Client::Waiting => None,
+                Client::Decoding { .. } | Client::Waiting => None,
                 Client::Running { left, .. } => {
                     *left -= STEP * speed;
                     let ends = *left <= 0.0;

@@ -25,10 +25,10 @@ pub use outputs::{DataType, Output, OutputAccessError, Outputs, Values};
 pub use prepare::{OptimizedGraph, PreparedModel, SharedWeight};
 pub use probe::{FirstStage, Probe};
 pub use stop::{StopRuns, Unstoppable};
-pub use wide::MeasuredScaling;
 pub use two_stage::{
     BOX_REGRESSION, CLASS_LOGITS, ProposalMaps, Propose, REGIONS, Region, TwoStageSession,
 };
+pub use wide::MeasuredScaling;
 
 use crate::image::PreparedImage;
 

@@ -152,7 +152,9 @@ pub struct MeasuredScaling(pub(super) Option<Arc<WideSessions>>);
 impl MeasuredScaling {
     /// Returns the thread counts that were measured, in ascending order. Empty before, and if runs never take idle cores.
     pub fn widths(&self) -> Vec<MeasuredWidth> {
-        self.0.as_ref().map_or_else(Vec::new, |wide| wide.measured())
+        self.0
+            .as_ref()
+            .map_or_else(Vec::new, |wide| wide.measured())
     }
 }
 

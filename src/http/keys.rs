@@ -13,8 +13,8 @@ use http_body_util::BodyExt as _;
 use tracing::Span;
 
 use super::extract::refuse;
-use super::pages;
 use super::middleware::recorded_status;
+use super::pages;
 use super::problem::Problem;
 use crate::admission::{Watch, pace};
 use crate::app::App;

@@ -26,7 +26,7 @@ use crate::app::Limits;
 use crate::batch::{Batcher, Policy, Stock, TensorCost, Watchdog};
 use crate::catalogue;
 use crate::engine::{
-    DataType, Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unstoppable,
+    DataType, Engine, EngineError, MeasuredScaling, Output, Outputs, StopRuns, Tensor, Unstoppable,
 };
 use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
 use crate::manifest::Precision;

@@ -10,7 +10,7 @@ use image::{Rgb, RgbImage};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy, Spare, TensorCost, Watchdog, WatchedEngine};
-use crate::engine::{EMBEDDING, MeasuredScaling, Engine, EngineError, OnnxRuntime, Outputs};
+use crate::engine::{EMBEDDING, Engine, EngineError, MeasuredScaling, OnnxRuntime, Outputs};
 use crate::image::{DecodeMode, ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::inspect::Finding;
 use crate::manifest::{Batching, ModelManifest, Precision};

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use onnx_export::{Role, Stages};
 
 use super::LoadReason;
-use crate::engine::{MeasuredScaling, Engine, EngineError, OnnxRuntime, OptimizedGraph, PreparedModel, Propose};
+use crate::engine::{
+    Engine, EngineError, MeasuredScaling, OnnxRuntime, OptimizedGraph, PreparedModel, Propose,
+};
 use crate::manifest::Task;
 use crate::postprocess::detect::Detector;
 use crate::store::ModelSource;

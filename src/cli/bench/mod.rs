@@ -8,8 +8,8 @@
 //! [`compare`] measures several. [`tables`] measures the published tables, and [`plot`] writes charts.
 
 mod alone;
-mod costs;
 mod compare;
+mod costs;
 mod curves;
 mod generated;
 mod images;

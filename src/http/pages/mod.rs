@@ -29,9 +29,15 @@ const SAMPLE: &str = "/samples/{file}";
 /// Returns the routes of the pages on the public listener.
 pub(super) fn routes() -> [Route; 5] {
     [
-        ("/", get(index)),
-        ("/docs", get(|headers| page("docs.html", headers))),
-        ("/status", get(|headers| page("status.html", headers))),
+        ("/", get(async |request: Request| index(&request))),
+        (
+            "/docs",
+            get(async |headers: HeaderMap| page("docs.html", &headers)),
+        ),
+        (
+            "/status",
+            get(async |headers: HeaderMap| page("status.html", &headers)),
+        ),
         (ASSET, get(asset)),
         (SAMPLE, get(sample)),
     ]
@@ -40,18 +46,21 @@ pub(super) fn routes() -> [Route; 5] {
 /// Returns the routes of the status page on the admin listener, where the page can load and unload models.
 pub(super) fn admin_routes() -> [Route; 2] {
     [
-        ("/status", get(|headers| page("status-admin.html", headers))),
+        (
+            "/status",
+            get(async |headers: HeaderMap| page("status-admin.html", &headers)),
+        ),
         (ASSET, get(asset)),
     ]
 }
 
 /// `GET /`: the playground for browsers, which prefer HTML, and a short introduction as text for all other clients.
-async fn index(request: Request) -> Response {
+fn index(request: &Request) -> Response {
     let offers = [("text/plain", false), ("text/html", true)];
     let mut response = match negotiate(request.headers(), &offers) {
-        Ok(true) => page("playground.html", request.headers().clone()).await,
+        Ok(true) => page("playground.html", request.headers()),
         // A client that accepts neither gets the text, too.
-        Ok(false) | Err(_) => introduction(&origin(&request)).into_response(),
+        Ok(false) | Err(_) => introduction(&origin(request)).into_response(),
     };
     let vary = HeaderValue::from_static("accept");
     response.headers_mut().append(VARY, vary);
@@ -72,9 +81,9 @@ fn introduction(origin: &str) -> String {
 }
 
 /// Returns the embedded page `name`.
-async fn page(name: &'static str, headers: HeaderMap) -> Response {
+fn page(name: &str, headers: &HeaderMap) -> Response {
     match Asset::named(name) {
-        Some(page) => page.respond(&headers),
+        Some(page) => page.respond(headers),
         None => Problem::internal(format!("the page {name} is not embedded")).into_response(),
     }
 }
