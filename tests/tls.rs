@@ -107,7 +107,7 @@ where
         .body(())
         .unwrap();
     let (response, mut body) = send.send_request(request, false).unwrap();
-    body.send_data(vec![0; 5].into(), true).unwrap();
+    body.send_data(vec![0_u8; 5].into(), true).unwrap();
     let response = response.await.unwrap();
     let rejected = response.headers().get("grpc-message").cloned();
     let mut body = response.into_body();
@@ -125,7 +125,9 @@ where
 fn grpc_is_served_over_tls_and_not_without() {
     let authority = Authority::new();
     let server = start(&authority, &["--grpc-listen", "127.0.0.1:0"]);
-    let address: std::net::SocketAddr = server.printed("gRPC on ").trim().parse().unwrap();
+    let printed = server.printed("gRPC on ");
+    let address = printed.strip_suffix(" with TLS").unwrap();
+    let address: std::net::SocketAddr = address.parse().unwrap();
     block_on(async {
         let config = authority.config(ALL, &["h2"], None);
         let stream = connect(address, config).await.unwrap();
