@@ -24,7 +24,7 @@ const MAX_CPU_TIME: Duration = Duration::from_secs(5);
 /// Runs `work` on one input and returns its result.
 ///
 /// # Panics
-/// If `work` panics, or takes more than [`MAX_CPU_TIME`] of this thread.
+/// If `work` panics, or takes more than `MAX_CPU_TIME` of this thread.
 pub fn timed<T>(work: impl FnOnce() -> T) -> T {
     let before = cpu_time();
     let result = work();
@@ -45,7 +45,7 @@ fn cpu_time() -> Duration {
 /// format.
 ///
 /// # Panics
-/// If an invariant of [`decode_checked`] does not hold, if the file takes more than [`MAX_CPU_TIME`], if decoding holds more memory than the
+/// If an invariant of [`decode_checked`] does not hold, if the file takes more than `MAX_CPU_TIME`, if decoding holds more memory than the
 /// prediction plus 3 MiB, if the result depends on the content of newly allocated memory, or if the
 /// file is decoded at one scale and rejected at another.
 pub fn image(format: ImageFormat, bytes: &[u8]) -> Corpus {
@@ -88,7 +88,7 @@ fn decode_all(format: ImageFormat, bytes: &[u8]) -> Corpus {
 /// Calls `read`, a function that reads a file which is not an image.
 ///
 /// # Panics
-/// If `read` panics, takes more than [`MAX_CPU_TIME`], or holds more than [`MEMORY_FACTOR`] times the size of the file plus
+/// If `read` panics, takes more than `MAX_CPU_TIME`, or holds more than [`MEMORY_FACTOR`] times the size of the file plus
 /// [`MEMORY_SLACK`] bytes.
 pub fn bounded(bytes: &[u8], read: fn(&[u8]) -> bool) {
     let (_, peak) = measured(0xA5, || timed(|| read(bytes)));
