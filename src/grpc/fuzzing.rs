@@ -26,7 +26,14 @@ pub fn read_request(encoded: &[u8]) -> bool {
     let parts = message.inputs.len() + message.outputs.len() + message.parameters.len();
     let axes: usize = message.inputs.iter().map(|input| input.shape.len()).sum();
     assert!(parts + axes + message.raw_input_contents.len() <= MAX_PARTS);
-    assert!(convert::bytes(&message) <= encoded.len());
+    // The lists of typed elements of BYTES take memory of their own, within the limit on the number of parts.
+    let lists = message.inputs.iter().filter_map(|input| {
+        let contents = input.contents.as_ref()?;
+        Some(contents.bytes_contents.capacity() * size_of::<bytes::Bytes>())
+    });
+    let lists: usize = lists.sum();
+    assert!(lists <= 4 * MAX_PARTS * size_of::<bytes::Bytes>());
+    assert!(convert::bytes(&message) <= encoded.len() + lists);
     match convert::request(message) {
         Ok(request) => request.inputs.len() <= MAX_PARTS,
         Err(error) => {
