@@ -103,20 +103,9 @@ fn lossless_webp(width: u32, height: u32) -> Vec<u8> {
     file
 }
 
-#[cfg(feature = "libjpeg-turbo")]
-fn jpeg(width: u32, height: u32) -> Vec<u8> {
-    let format = libjpeg_turbo_rs::PixelFormat::Rgb;
-    let image = pattern(width, height);
-    libjpeg_turbo_rs::Encoder::new(&image, width as usize, height as usize, format)
-        .encode()
-        .unwrap()
-}
-
 #[test]
 fn a_running_decode_stops() {
     let files = [
-        #[cfg(feature = "libjpeg-turbo")]
-        ("JPEG", jpeg(4000, 4000)),
         ("PNG", png(6000, 6000)),
         ("PNG of one column", png(1, 2_000_000)),
         ("texts of a PNG", texts(600)),

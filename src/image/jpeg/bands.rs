@@ -13,9 +13,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::decode::rgb_len;
+use super::check::{HUFFMAN, QUANTIZATION, RESTART_INTERVAL, SCAN, is_frame};
 use super::damaged;
-use super::head::Head;
-use super::segments::{END, Segments};
+use super::segments::{END, START, Segments};
 use crate::cancel::Cancel;
 use crate::helpers::{Helpers, share};
 use crate::image::bytes::u16_be;
@@ -30,6 +30,12 @@ const LEAST_SHARE: usize = 8;
 const BANDS_PER_THREAD: usize = 2;
 /// Largest number of threads that decode one image.
 const MOST_THREADS: usize = 4;
+/// Largest headers in bytes that are repeated for each band.
+const MAX_HEAD: usize = 16 << 10;
+/// Segment with the version of JFIF, which decides about the color space.
+const JFIF: u8 = 0xE0;
+/// Segment of Adobe, which decides about the color space.
+const ADOBE: u8 = 0xEE;
 
 /// A file that can be decoded in bands.
 pub(super) struct Bands {
@@ -68,14 +74,42 @@ impl Bands {
         {
             return None;
         }
-        let head = Head::read(bytes)?;
-        let layout = Layout::read(head.frame, head.scan, head.interval)?;
-        let least = layout.least_rows(size.width as usize, least);
-        Self::new((size, least), layout, head)
+        let mut head = vec![0xFF, START];
+        let (mut frame, mut interval, mut height_at) = (None, 0, 0);
+        let mut segments = Segments::new(bytes);
+        while let Some((marker, payload)) = segments.next() {
+            match marker {
+                0xC0 | 0xC1 => {
+                    frame = Some(payload);
+                    height_at = head.len() + 5;
+                }
+                RESTART_INTERVAL => interval = usize::from(u16_be(payload, 0)?),
+                QUANTIZATION | HUFFMAN | JFIF | ADOBE | SCAN => {}
+                _ if is_frame(marker) => return None,
+                _ => continue,
+            }
+            head.extend([0xFF, marker]);
+            head.extend((payload.len() as u16 + 2).to_be_bytes());
+            head.extend(payload);
+            if head.len() > MAX_HEAD {
+                return None;
+            }
+            if marker == SCAN {
+                let layout = Layout::read(frame?, payload, interval)?;
+                let least = layout.least_rows(size.width as usize, least);
+                return Self::new((size, least), layout, (head, height_at), segments.rest());
+            }
+        }
+        None
     }
 
     /// Returns the bands, of at least `least` rows of units each, of an image of size `size`.
-    fn new((size, least): (ImageSize, usize), layout: Layout, head: Head<'_>) -> Option<Self> {
+    fn new(
+        (size, least): (ImageSize, usize),
+        layout: Layout,
+        (head, height_at): (Vec<u8>, usize),
+        data: &[u8],
+    ) -> Option<Self> {
         let Layout {
             unit_rows,
             rows,
@@ -88,10 +122,10 @@ impl Bands {
         let periods = rows.div_ceil(period);
         Some(Self {
             size,
-            starts: starts(head.data, markers, periods)?,
-            data: head.data.to_vec(),
-            head: head.bytes,
-            height_at: head.height_at,
+            head,
+            height_at,
+            starts: starts(data, markers, periods)?,
+            data: data.to_vec(),
             unit_rows,
             period,
             band: least.div_ceil(period),
@@ -264,7 +298,6 @@ mod tests {
 
     use libjpeg_turbo_rs::{Encoder, PixelFormat};
 
-    use super::super::head::ADOBE;
     use super::super::{check, turbo};
     use super::*;
 

@@ -7,8 +7,6 @@ mod bands;
 mod check;
 #[cfg(feature = "libjpeg-turbo")]
 mod color;
-#[cfg(feature = "libjpeg-turbo")]
-mod head;
 mod header;
 #[cfg(feature = "libjpeg-turbo")]
 mod inks;
@@ -17,8 +15,6 @@ mod planes;
 mod segments;
 #[cfg(feature = "libjpeg-turbo")]
 mod sequential;
-#[cfg(feature = "libjpeg-turbo")]
-mod stream;
 #[cfg(feature = "libjpeg-turbo")]
 mod turbo;
 #[cfg(feature = "zune-jpeg")]
@@ -34,8 +30,6 @@ use super::decode::rgb_image;
 use super::{DecodeJob, ImageError, ImageFormat, ImageSize};
 
 pub(super) use header::header;
-#[cfg(all(feature = "libjpeg-turbo", any(test, feature = "fuzzing")))]
-pub(super) use stream::decode_any_size as decode_streamed;
 
 #[cfg(not(any(feature = "libjpeg-turbo", feature = "zune-jpeg")))]
 compile_error!("JPEG needs a decoder: enable the feature `libjpeg-turbo` (default) or `zune-jpeg`");

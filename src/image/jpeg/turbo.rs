@@ -7,7 +7,6 @@ use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat, ScalingFacto
 use super::super::decode::rgb_len;
 use super::bands::Bands;
 use super::sequential::Plan;
-use super::stream::Stream;
 use super::{damaged, inks, unsupported};
 use crate::cancel::Cancel;
 use crate::image::{DecodeJob, ImageError, ImageSize, Scale};
@@ -24,11 +23,11 @@ const MAX_BYTES_PER_PIXEL: u64 = 17;
 
 /// Decodes a checked JPEG of `size` to RGB samples, `[H, W, 3] u8`.
 ///
-/// A large baseline file is decoded from a reader, which stops a cancelled decode (module `stream`). The decoder cannot
-/// be interrupted in other files, so a cancelled decode ends only when the decoder has finished. It takes 8 to 15 ms per
-/// megapixel of a baseline file and 18 to 28 ms per megapixel of a progressive file, measured on 2 shared cores. For 50
-/// megapixels, the longest times are 0.7 s for a baseline file and 1.4 s for a progressive file; the predicted time for a
-/// file of 256 scans is 2 s.
+/// The decoder cannot be interrupted, so a cancelled decode ends only when the decoder has
+/// finished. It takes 8 to 15 ms per megapixel of a baseline file and 18 to 28 ms per megapixel of
+/// a progressive file, measured on 2 shared cores. For 50 megapixels, the longest times are 0.7 s
+/// for a baseline file and 1.4 s for a progressive file; the predicted time for a file of 256 scans
+/// is 2 s.
 ///
 /// The decoder's lenient mode fills blocks that it cannot read with gray, as libjpeg does. Its
 /// strict mode, which is used here, returns an error instead; damage that the strict mode accepts
@@ -61,11 +60,6 @@ pub(super) fn decode(
         && let Some(plan) = Plan::read(bytes)
     {
         return plan.decode(decoder.jpeg_color_space(), job.cancel);
-    }
-    if job.scale == Scale::Full
-        && let Some(stream) = Stream::of(bytes, size)
-    {
-        return stream.decode(error, job.cancel);
     }
     if let Ok(factor) = ScalingFactor::try_new(1, job.scale.divisor()) {
         decoder.set_scale(factor);
@@ -100,7 +94,7 @@ fn limits(size: ImageSize) -> DecodeLimits {
     }
 }
 
-pub(super) fn error(error: JpegError) -> ImageError {
+fn error(error: JpegError) -> ImageError {
     match error {
         JpegError::Unsupported(feature) => unsupported(&feature),
         // The file may be valid, but it exceeds one of the limits that `limits` sets, so it is
