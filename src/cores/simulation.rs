@@ -5,6 +5,7 @@
 //! The costs are those of `mobilenet_v3_large` in fp32 on two cores, 4.46 ms on one thread and 2.58 ms on two. More
 //! threads follow Amdahl's law with the serial part of these two figures.
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
@@ -33,10 +34,17 @@ fn learned(cores: &Cores) -> Scaling {
     scaling
 }
 
-enum Client {
-    Decoding { left: f64 },
-    Waiting,
-    Running { left: f64, _lease: Lease },
+/// The work of a client that holds a core.
+enum Work {
+    Decoding {
+        client: usize,
+        left: f64,
+    },
+    Running {
+        client: usize,
+        left: f64,
+        _lease: Lease,
+    },
 }
 
 struct Result {
@@ -50,7 +58,7 @@ struct Result {
     least: f64,
 }
 
-/// Simulates `clients` clients on `total` cores with one worker per core for `seconds` seconds.
+/// Simulates `clients` clients on `total` cores, with as many image threads and workers, for `seconds` seconds.
 fn simulate(total: usize, clients: usize, seconds: f64) -> Result {
     let images = Arc::new(AtomicUsize::new(0));
     let decoding = Arc::clone(&images);
@@ -58,57 +66,50 @@ fn simulate(total: usize, clients: usize, seconds: f64) -> Result {
         decoding.load(Ordering::Relaxed)
     }));
     let mut scaling = learned(&cores);
-    // Clients start one after the other, as in any real load.
-    let start = |index: usize| Client::Decoding {
-        left: DECODE + index as f64 * 0.1,
-    };
-    let mut state: Vec<Client> = (0..clients).map(start).collect();
+    let mut undecoded: VecDeque<usize> = (0..clients).collect();
+    let (mut queue, mut work) = (VecDeque::new(), Vec::new());
     let (mut finished, mut busy) = (vec![0_u32; clients], 0.0);
     let steps = (seconds * 1e3 / STEP) as usize;
-    for step in 0..steps {
-        let is_decoding = |client: &&Client| matches!(client, Client::Decoding { .. });
-        let decoders = state.iter().filter(is_decoding).count().min(total);
-        images.store(decoders, Ordering::Relaxed);
-        let threads = decoders + cores.running.load(Ordering::Relaxed);
+    for _ in 0..steps {
+        let decoders = decoding_threads(&work);
+        let workers = work.len() - decoders;
+        for client in undecoded.drain(..undecoded.len().min(total - decoders)) {
+            work.push(Work::Decoding {
+                client,
+                left: DECODE,
+            });
+        }
+        images.store(decoding_threads(&work), Ordering::Relaxed);
+        for client in queue.drain(..queue.len().min(total - workers)) {
+            let mut lease = cores.begin(1);
+            lease.widen(scaling.choose(lease.most()));
+            let left = run_time(lease.threads());
+            work.push(Work::Running {
+                client,
+                left,
+                _lease: lease,
+            });
+        }
+        let threads = decoding_threads(&work) + cores.running.load(Ordering::Relaxed);
         busy += threads.min(total) as f64;
         let speed = (total as f64 / threads.max(1) as f64).min(1.0);
-        let mut decoders = total;
-        let mut workers = total
-            - state
-                .iter()
-                .filter(|c| matches!(c, Client::Running { .. }))
-                .count();
-        for turn in 0..clients {
-            // The order rotates, as no client is preferred.
-            let index = (turn + step) % clients;
-            let next = match &mut state[index] {
-                Client::Decoding { left } if decoders > 0 => {
-                    decoders -= 1;
-                    *left -= STEP * speed;
-                    (*left <= 0.0).then_some(Client::Waiting)
+        work.retain_mut(|work| match work {
+            Work::Decoding { client, left } => {
+                *left -= STEP * speed;
+                if *left <= 0.0 {
+                    queue.push_back(*client);
                 }
-                Client::Waiting if workers > 0 => {
-                    workers -= 1;
-                    let mut lease = cores.begin(1);
-                    lease.widen(scaling.choose(lease.most()));
-                    let left = run_time(lease.threads());
-                    Some(Client::Running {
-                        left,
-                        _lease: lease,
-                    })
-                }
-                Client::Decoding { .. } | Client::Waiting => None,
-                Client::Running { left, .. } => {
-                    *left -= STEP * speed;
-                    let ends = *left <= 0.0;
-                    finished[index] += u32::from(ends);
-                    ends.then_some(Client::Decoding { left: DECODE })
-                }
-            };
-            if let Some(next) = next {
-                state[index] = next;
+                *left > 0.0
             }
-        }
+            Work::Running { client, left, .. } => {
+                *left -= STEP * speed;
+                if *left <= 0.0 {
+                    finished[*client] += 1;
+                    undecoded.push_back(*client);
+                }
+                *left > 0.0
+            }
+        });
     }
     let all = f64::from(finished.iter().sum::<u32>());
     let least = f64::from(finished.iter().copied().min().unwrap_or_default());
@@ -118,6 +119,13 @@ fn simulate(total: usize, clients: usize, seconds: f64) -> Result {
         latency: seconds * 1e3 * clients as f64 / all,
         least: least / (all / clients as f64),
     }
+}
+
+/// Returns the number of threads that decode.
+fn decoding_threads(work: &[Work]) -> usize {
+    work.iter()
+        .filter(|work| matches!(work, Work::Decoding { .. }))
+        .count()
 }
 
 #[test]

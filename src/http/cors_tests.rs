@@ -60,7 +60,7 @@ fn header(response: &Response, name: HeaderName) -> String {
 #[tokio::test]
 async fn without_origins_no_response_has_cors_headers() {
     let app = app(CorsOrigins::Off);
-    let response = send(Arc::clone(&app), from_page(get("/"), PAGE)).await;
+    let response = send(Arc::clone(&app), from_page(get("/health/live"), PAGE)).await;
     assert_eq!(header(&response, ACCESS_CONTROL_ALLOW_ORIGIN), "");
     assert_eq!(header(&response, VARY), "");
     let response = send(app, preflight("/v1/classify", PAGE)).await;
