@@ -205,6 +205,7 @@ fn models_health_headers_and_metrics() {
         "input",
         "num_classes",
         "activation",
+        "embedding_dimensions",
         "batching",
         "code_license",
         "provenance",
