@@ -382,7 +382,11 @@ fn rejected_parameters(server: &Server, image: &[u8]) {
             "labels",
             "off or name or score",
         ),
-        ("labels=off", "labels", "no `labels` without `annotate=true`"),
+        (
+            "labels=off",
+            "labels",
+            "no `labels` without `annotate=true`",
+        ),
         (
             "mask=png",
             "mask",

@@ -64,8 +64,8 @@ pub(super) struct PlanArgs {
     #[arg(long, env = "SIGHTLINE_CORES", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     cores: Option<u32>,
     /// Duration of the measurement of the model's costs on this machine, in seconds
-    #[arg(long, env = "SIGHTLINE_SECONDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
+    #[arg(long, env = "SIGHTLINE_SECONDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
     /// Milliseconds that a request occupies a core, instead of a measurement on this machine; may be repeated, so that
     /// the values have the distribution of those measured elsewhere
     #[arg(long, env = "SIGHTLINE_COST_MS", value_name = "MILLISECONDS", value_delimiter = ',', value_parser = parse_milliseconds)]
@@ -133,7 +133,7 @@ fn basis(args: &PlanArgs) -> Result<Basis> {
         Some(path) => Bytes::from(read_bounded(path, Limits::default().max_body_bytes as u64)?),
         None => Bytes::from_static(IMAGE),
     };
-    let length = Duration::from_secs(args.seconds);
+    let length = Duration::from_secs(args.seconds.into());
     if let Some(url) = &args.url {
         let cores = args.cores.map_or_else(usable_cores, |cores| cores as usize);
         let (url, key) = (route(url), args.api_key.as_deref());

@@ -93,7 +93,7 @@ mod tests {
         let page = |name: &str| std::fs::read_to_string(args.folder.join(name)).unwrap();
         for (name, text) in [
             ("sightline.1", "sightline\\-serve(1)"),
-            ("sightline-serve.1", "SIGHTLINE_LISTEN"),
+            ("sightline-serve.1", "\\-\\-listen"),
             ("sightline-config-check.1", ".SH SYNOPSIS"),
             ("sightline-man.1", ".SH SYNOPSIS"),
         ] {
@@ -110,9 +110,12 @@ mod tests {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut completed(), "sightline", &mut script);
             let script = String::from_utf8(script).unwrap();
-            for word in ["quantize", "score-threshold", "completions", "resnet50"] {
+            for word in ["quantize", "score-threshold", "completions"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
+            // `clap_complete` writes no values of positional arguments for fish.
+            let names_values = shell != Shell::Fish;
+            assert_eq!(script.contains("resnet50"), names_values, "{shell}");
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-/// Number of recent runs of each thread count that are compared by their median.
-const SAMPLES: usize = 5;
+/// Number of recent runs of each thread count that are compared by their lower quartile: other work on the machine makes
+/// some runs slower and none faster.
+const SAMPLES: usize = 8;
 /// After so many decisions, one run has another thread count than the best one, to measure it again.
-const PROBE_EVERY: u32 = 64;
+const PROBE_EVERY: u32 = 16;
 /// Least gain of more threads: they must take less than this part of the time.
 const GAIN: f64 = 0.9;
 
@@ -14,7 +15,7 @@ const GAIN: f64 = 0.9;
 pub struct MeasuredWidth {
     /// Threads of a run.
     pub threads: usize,
-    /// Median time of the recent runs, for as many pixels as the last run had.
+    /// Lower quartile of the times of the recent runs, for as many pixels as the last run had.
     pub time: Duration,
 }
 
@@ -40,11 +41,11 @@ impl Width {
         self.recent.len() >= SAMPLES
     }
 
-    /// Returns the median of the recent runs in nanoseconds per pixel. `None` before the first one.
-    fn median(&self) -> Option<f64> {
+    /// Returns the lower quartile of the recent runs in nanoseconds per pixel. `None` before the first one.
+    fn quartile(&self) -> Option<f64> {
         let mut sorted = self.recent.clone();
         sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
+        sorted.get(sorted.len() / 4).copied()
     }
 }
 
@@ -90,7 +91,7 @@ impl Scaling {
         let best = medians()
             .map(|(_, time)| time)
             .fold(f64::INFINITY, f64::min);
-        let close = medians().find(|(_, time)| time * GAIN < best);
+        let close = times().find(|(_, time)| time * GAIN < best);
         close.map_or(own, |(threads, _)| threads)
     }
 
@@ -120,7 +121,7 @@ impl Scaling {
         let width = |width: &Width| {
             Some(MeasuredWidth {
                 threads: width.threads,
-                time: time(width.median()?),
+                time: time(width.quartile()?),
             })
         };
         measured.filter_map(width).collect()
