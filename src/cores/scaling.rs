@@ -83,14 +83,12 @@ impl Scaling {
             let turn = (self.decisions / PROBE_EVERY) as usize;
             return fitting[turn % fitting.len()].threads;
         }
-        let medians = || {
+        let times = || {
             fitting
                 .iter()
-                .filter_map(|w| Some((w.threads, w.median()?)))
+                .filter_map(|w| Some((w.threads, w.quartile()?)))
         };
-        let best = medians()
-            .map(|(_, time)| time)
-            .fold(f64::INFINITY, f64::min);
+        let best = times().map(|(_, time)| time).fold(f64::INFINITY, f64::min);
         let close = times().find(|(_, time)| time * GAIN < best);
         close.map_or(own, |(threads, _)| threads)
     }
