@@ -36,7 +36,7 @@ pub struct Cores {
     performance: Performance,
     /// Threads of the runs in progress.
     running: AtomicUsize,
-    /// Returns the number of threads that decode, draw or encode images now.
+    /// Returns the number of threads that decode, draw or encode images now, or will do so soon.
     images: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
@@ -51,7 +51,8 @@ impl fmt::Debug for Cores {
 }
 
 impl Cores {
-    /// Creates the count of `total` cores. `images` returns the number of threads that work on images.
+    /// Creates the count of `total` cores. `images` returns the number of threads that work on images, or
+    /// will do so soon for other requests.
     pub fn new(
         total: usize,
         performance: Performance,
