@@ -177,7 +177,9 @@ impl<'a> Page<'a> {
 
     /// Chooses files in the input `selector`.
     pub fn choose_files(&self, selector: &str, files: &[&Path]) {
-        let names: Vec<_> = files.iter().map(|file| file.to_str().unwrap()).collect();
+        // chromedriver rejects paths with `..`.
+        let files = files.iter().map(|file| file.canonicalize().unwrap());
+        let names: Vec<_> = files.map(|file| file.display().to_string()).collect();
         self.post(
             &format!("/element/{}/value", self.element(selector)),
             &json!({"text": names.join("\n")}),
