@@ -27,6 +27,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time after a stop in which idle connections stay open for requests that are on their way, and in which the last
 /// rejections are sent.
 const LINGER: Duration = Duration::from_millis(100);
+/// Time without a new connection after which none waits to be accepted.
+const NONE_WAITS: Duration = Duration::from_millis(1);
 /// Time after which a second connection is asked to close if the first one has not freed its slot.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -85,6 +87,9 @@ impl Server {
         if finished {
             // The last clients get their rejections.
             slots.replaceable.close_all_idle();
+            let _ = timeout(LINGER, self.reject_waiting(&slots, &rejected)).await;
+            // A connection that the system accepts from here on could not get a response.
+            drop(self.listeners);
             let _ = timeout(LINGER, rejected.ended()).await;
         }
         finished
@@ -126,6 +131,15 @@ impl Server {
             rejected
                 .tasks
                 .spawn(self.serve(accepted, slot, End::OneRequest));
+        }
+    }
+
+    /// Accepts the connections that wait for it, and serves one request of each, which the router rejects with 503.
+    async fn reject_waiting(&self, slots: &Slots, rejected: &Connections) {
+        while let Ok(accepted) = timeout(NONE_WAITS, self.accept(slots)).await {
+            let slot = slots.take().await;
+            let serving = self.serve(accepted, slot, End::OneRequest);
+            rejected.tasks.spawn(serving);
         }
     }
 
