@@ -1,7 +1,7 @@
 //! Computes how many replicas serve a rate of requests within a latency goal, from measured costs.
 //!
 //! A replica is a queue in front of `cores` servers (M/G/k): requests arrive at random times, independently of each
-//! other, and each occupies one core for a time that was measured. [`queue`] has the formulas, whose tests compare them
+//! other, and each occupies one core for a time that was measured. The module `queue` has the formulas, whose tests compare them
 //! with a simulation. A load balancer divides the rate evenly among the replicas, each of which has a queue of its own;
 //! one that sends each request to the least loaded replica does better than the plan.
 

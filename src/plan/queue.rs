@@ -70,8 +70,8 @@ impl<'a> Queue<'a> {
 
     /// Returns the quantiles of the latency. The utilization must be below 1.
     ///
-    /// A request waits with the probability [`Queue::waiting_probability`], and then for a time with a gamma
-    /// distribution, whose mean gives [`Queue::mean_wait`].
+    /// A request waits with the probability `Queue::waiting_probability`, and then for a time with a gamma
+    /// distribution, whose mean gives `Queue::mean_wait`.
     pub fn latency(&self) -> Latency {
         let probability = self.waiting_probability();
         let (mean, variation) = (self.mean_wait() / probability, self.wait_variation());
