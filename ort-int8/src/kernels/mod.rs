@@ -47,7 +47,7 @@ const LANES: usize = 64;
 /// Number of kernel taps or input channels that the kernels multiply together for each element.
 const QUAD: usize = 4;
 /// Order of the 32-bit parts of a vector of 32 results that brings the results of each of four
-/// registers together. Packing four registers of 8 results interleaves them in steps of four results.
+/// registers together. Packing four registers of 8 results interleaves them: four results of each register at a time.
 #[cfg(target_arch = "x86_64")]
 const UNPACKED: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
