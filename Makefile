@@ -118,11 +118,11 @@ first-contact: onnxruntime build ## try the first steps of a new user, and the m
 
 mutation-test: onnxruntime build ## send 50,000 mutated images to the release server
 	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
-		cargo test --test mutation --locked -- --ignored --nocapture
+		cargo test --test suite --locked -- service::mutation --ignored --nocapture
 
 writers-test: onnxruntime build ## export into one folder from several processes, and kill some of them
 	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
-		cargo test --test writers_race --locked -- --ignored --nocapture
+		cargo test --test suite --locked -- commands::writers_race --ignored --nocapture
 
 load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 45 minutes)
 	@$(RUN_LOAD) $(SCENARIOS) $(LOAD_ARGS)

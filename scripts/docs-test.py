@@ -29,7 +29,7 @@ ELSEWHERE = {
     "docs/SUMMARY.md": "has no commands",
     "docs/SECURITY-TESTING.md": "commands take hours",
     "docs/BENCHMARKS.md": "commands take minutes",
-    "docs/clients.md": "run by tests/client_docs.rs",
+    "docs/clients.md": "run by tests/suite/service/client_docs.rs",
     "docs/deploy.md": "needs a container engine or a cluster: make stack-test and make manifests-test",
 }
 

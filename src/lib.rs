@@ -67,5 +67,5 @@ pub mod threads;
 pub mod tls;
 
 #[cfg(test)]
-#[path = "../tests/reference/shared/mod.rs"]
+#[path = "../tests/suite/reference/shared/mod.rs"]
 mod testing;

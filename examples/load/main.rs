@@ -14,14 +14,14 @@
     reason = "a test prints its progress and its figures"
 )]
 
-#[path = "../../tests/common/hostile.rs"]
+#[path = "../../tests/suite/common/hostile.rs"]
 #[allow(unreachable_pub, reason = "the process tests share this module")]
 mod hostile;
 mod http;
 mod images;
 mod load;
 mod machine;
-#[path = "../../tests/common/onnx.rs"]
+#[path = "../../tests/suite/common/onnx.rs"]
 #[allow(
     clippy::unwrap_used,
     dead_code,

@@ -1,1 +1,1 @@
-../../../tests/reference/shared/fuzz.rs
+../../../tests/suite/reference/shared/fuzz.rs

@@ -1,1 +1,1 @@
-../../../tests/reference/shared/mutation.rs
+../../../tests/suite/reference/shared/mutation.rs

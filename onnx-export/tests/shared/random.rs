@@ -1,1 +1,1 @@
-../../../tests/reference/shared/random.rs
+../../../tests/suite/reference/shared/random.rs

@@ -1,0 +1,35 @@
+//! A running server: its routes, listeners, limits, models and metrics.
+
+mod access_log;
+mod api;
+mod bad_input;
+mod bad_requests;
+mod client_docs;
+mod compat;
+mod connections;
+mod decode;
+mod default_models;
+mod detect;
+mod drain;
+mod embed;
+mod grpc;
+mod headers;
+mod hostile_models;
+mod http2;
+mod keys;
+mod listen;
+mod live_models;
+mod memory;
+mod models_directory;
+mod mutation;
+mod open_inference;
+mod openapi_contract;
+mod overload;
+mod own_onnx;
+mod prometheus;
+mod segment;
+mod start_cache;
+mod tls;
+mod traces;
+mod variants;
+mod wrong_requests;
