@@ -1,13 +1,12 @@
 //! Signs of life on stderr for work that may take longer than a person waits: an animation or a bar on a terminal, a plain
 //! line now and then elsewhere. Quick work prints nothing.
 
-use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::log;
 use super::say::complain;
@@ -18,7 +17,8 @@ const TICK: Duration = Duration::from_millis(120);
 const BAR_TICK: Duration = Duration::from_secs(1);
 /// Time between two plain lines.
 const INTERVAL: Duration = Duration::from_secs(10);
-const BAR: &str = "{prefix} {wide_bar} {pos}/{len} {per_sec} {eta} left {msg}";
+const BAR: &str = "{prefix} {wide_bar} {pos}/{len} {left}{msg}";
+const SPINNER: &str = "{spinner} {wide_msg} {elapsed}";
 
 /// The animation or bar that is shown now.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
@@ -44,9 +44,10 @@ impl Spinner {
             return Self(Shown::nothing());
         }
         let bar = ProgressBar::new_spinner();
-        set_style(&bar, "{spinner} {wide_msg} {elapsed}");
+        bar.set_style(style(SPINNER));
         bar.set_message(doing.into());
-        Self(Shown::new(bar, TICK, spinner_line))
+        let line = bar.clone();
+        Self(Shown::new(bar, TICK, move || spinner_line(&line)))
     }
 
     /// Replaces the text: the next step begins.
@@ -62,11 +63,16 @@ impl Steps {
     /// Shows `name`, of which `done` of `count` steps are done.
     pub(super) fn new(name: impl Into<String>, count: usize, done: usize) -> Self {
         let bar = ProgressBar::new(count as u64).with_position(done as u64);
-        set_style(&bar, BAR);
+        let first = done as u64;
+        let write_left = move |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+            let count = state.len().unwrap_or_default();
+            // The error of a terminal cannot be reported.
+            let _ = to.write_str(&left(first, state.pos(), count, state.elapsed()));
+        };
+        bar.set_style(style(BAR).with_key("left", write_left));
         bar.set_prefix(name.into());
-        // The rate is that of this run.
-        bar.reset_eta();
-        Self(Shown::new(bar, BAR_TICK, steps_line))
+        let line = bar.clone();
+        Self(Shown::new(bar, BAR_TICK, move || steps_line(&line, first)))
     }
 
     /// Counts one step as done.
@@ -88,16 +94,19 @@ struct Shown {
 
 impl Shown {
     /// Shows `bar` with a new frame every `tick`, or the text of `line` if stderr is not a terminal.
-    fn new(bar: ProgressBar, tick: Duration, line: fn(&ProgressBar) -> String) -> Self {
-        let hidden = bar.is_hidden().then(|| bar.clone());
-        if hidden.is_none() {
-            bar.enable_steady_tick(tick);
-            if let Ok(mut shown) = SHOWN.lock() {
-                *shown = Some(bar.clone());
-            }
+    fn new(bar: ProgressBar, tick: Duration, line: impl Fn() -> String + Send + 'static) -> Self {
+        if bar.is_hidden() {
+            let lines = Lines::start(move || complain!("{}", line()));
+            return Self {
+                bar,
+                _lines: Some(lines),
+            };
         }
-        let lines = hidden.map(|bar| Lines::start(move || complain!("{}", line(&bar))));
-        Self { bar, _lines: lines }
+        bar.enable_steady_tick(tick);
+        if let Ok(mut shown) = SHOWN.lock() {
+            *shown = Some(bar.clone());
+        }
+        Self { bar, _lines: None }
     }
 
     fn nothing() -> Self {
@@ -146,9 +155,25 @@ impl Lines {
     }
 }
 
-fn set_style(bar: &ProgressBar, template: &str) {
+fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    style.unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Returns the rate and the time that is left, each with what separates it from the next text, if `done` of `count`
+/// steps are done, of which all but `first` took the time `elapsed`. Empty before the first step. The mean over the whole
+/// time does not jump during a long step, as the mean of the last seconds does.
+fn left(first: u64, done: u64, count: u64, elapsed: Duration) -> String {
+    let steps = done.saturating_sub(first) as f64;
+    let seconds = elapsed.as_secs_f64();
+    if steps <= 0.0 || seconds <= 0.0 {
+        return String::new();
+    }
+    let seconds_left = count.saturating_sub(done) as f64 * seconds / steps;
+    let left = Duration::try_from_secs_f64(seconds_left).unwrap_or(Duration::MAX);
+    let rate = steps / seconds;
+    let decimals = if rate < 10.0 { 2 } else { 0 };
+    format!("{rate:.decimals$}/s, {} left ", HumanDuration(left))
 }
 
 /// Returns what is being done, and for how long.
@@ -156,20 +181,18 @@ fn spinner_line(bar: &ProgressBar) -> String {
     format!("{} ({} s)", bar.message(), bar.elapsed().as_secs())
 }
 
-/// Returns the number of steps that are done, and the time that is left once it is known.
-fn steps_line(bar: &ProgressBar) -> String {
+/// Returns the number of steps that are done, and the rate and the time that is left once they are known. `first` is the
+/// number of steps that were done before.
+fn steps_line(bar: &ProgressBar, first: u64) -> String {
     let (done, count) = (bar.position(), bar.length().unwrap_or_default());
-    let mut line = format!("{}: {done} of {count}", bar.prefix());
-    if !bar.eta().is_zero() {
-        // Writing to a String cannot fail.
-        let _ = write!(line, ", {} left", HumanDuration(bar.eta()));
-    }
-    let note = bar.message();
-    if !note.is_empty() {
-        line += "; ";
-        line += &note;
-    }
-    line
+    let left = left(first, done, count, bar.elapsed());
+    let parts = [
+        format!("{done} of {count}"),
+        left.trim_end().to_owned(),
+        bar.message(),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    format!("{}: {}", bar.prefix(), parts.join(", "))
 }
 
 #[cfg(test)]
@@ -196,13 +219,26 @@ mod tests {
         let bar = ProgressBar::hidden();
         bar.set_length(5);
         bar.set_prefix("ranges");
-        assert_eq!(steps_line(&bar), "ranges: 0 of 5");
+        assert_eq!(steps_line(&bar, 0), "ranges: 0 of 5");
         bar.set_position(2);
         bar.set_message("acc1 71.0 %");
-        let line = steps_line(&bar);
-        assert!(line.starts_with("ranges: 2 of 5"), "{line}");
-        assert!(line.ends_with("; acc1 71.0 %"), "{line}");
+        assert_eq!(steps_line(&bar, 2), "ranges: 2 of 5, acc1 71.0 %");
+        let line = steps_line(&bar, 0);
+        assert!(
+            line.starts_with("ranges: 2 of 5, ") && line.ends_with(" left, acc1 71.0 %"),
+            "{line}"
+        );
         bar.set_message("reading");
         assert_eq!(spinner_line(&bar), "reading (0 s)");
+    }
+
+    #[test]
+    fn the_time_left_is_that_of_the_mean_step() {
+        let elapsed = Duration::from_secs(20);
+        assert_eq!(left(10, 20, 50, elapsed), "0.50/s, 60 seconds left ");
+        assert_eq!(left(0, 2000, 2000, elapsed), "100/s, 0 seconds left ");
+        assert_eq!(left(10, 10, 50, elapsed), "");
+        assert_eq!(left(10, 9, 5, elapsed), "");
+        assert_eq!(left(0, 1, 9, Duration::ZERO), "");
     }
 }
