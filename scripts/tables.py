@@ -4,10 +4,11 @@
 Writes docs/charts/ (charts and tables.json), the text between the lines `<!-- tables: begin -->` and
 `<!-- tables: end -->` of docs/BENCHMARKS.md, and the columns `ms` and the machine between the same lines of README.md.
 
-usage: scripts/tables.py [--binary FILE] [--docs-only] [FLAGS OF sightline bench...]
+usage: scripts/tables.py [--binary FILE] [--docs-only] [--no-readme] [FLAGS OF sightline bench...]
 
     --binary FILE   the program to measure (default: target/release/sightline)
     --docs-only     write README.md again from docs/charts/tables.json, without a measurement
+    --no-readme     leave README.md as it is
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CHARTS = ROOT / "docs" / "charts"
+RELEASE = str(ROOT / "target/release/sightline")
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 TASKS = ["classification", "detection", "segmentation"]
 # Models of the charts of throughput and latency, and their number of connections.
@@ -42,6 +44,8 @@ def measured(binary, flags):
     curves = run(binary, "--model", SERVED, "--connections", CONNECTIONS, "--plot", CHARTS, *flags)
     command = f"make tables TABLES_ARGS='{' '.join(flags)}'" if flags else "make tables"
     parts = [f"```sh\n{command}\n```"]
+    if binary != RELEASE:
+        parts.append("**This was not the release build**, whose int8 kernels are up to twice as fast.")
     if load > BUSY * cores:
         parts.append(f"**The machine had other load** (load average {load:.1f} on {cores} cores), so the times are too long.")
     return "\n\n".join([*parts, illustrated(tables), served(curves)])
@@ -62,8 +66,11 @@ def served(curves):
     """Returns the section of the server: its charts, and its figures as a code block."""
     return f"""### Throughput and latency of the server
 
-`sightline bench --model {SERVED} --connections {CONNECTIONS} --plot docs/charts`: a closed loop of each number of
-connections, with client and server on the same cores.
+```sh
+sightline bench --model {SERVED} --connections {CONNECTIONS} --plot docs/charts
+```
+
+A closed loop of each number of connections, with client and server on the same cores.
 
 ![Latency and throughput](charts/throughput.svg)
 
@@ -131,14 +138,16 @@ def time_of(cells, first, times, line_before):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("--binary", default=str(ROOT / "target/release/sightline"))
+    parser.add_argument("--binary", default=RELEASE)
     parser.add_argument("--docs-only", action="store_true")
+    parser.add_argument("--no-readme", action="store_true")
     args, flags = parser.parse_known_args()
     if not args.docs_only:
         text = measured(args.binary, flags)
         between(ROOT / "docs" / "BENCHMARKS.md", lambda _: text)
     data = json.loads((CHARTS / "tables.json").read_text())
-    between(ROOT / "README.md", lambda old: readme(old, data))
+    if not args.no_readme:
+        between(ROOT / "README.md", lambda old: readme(old, data))
 
 
 main()
