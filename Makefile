@@ -16,13 +16,17 @@ export FUZZ_SECONDS ?= 60
 # Scenarios and flags of `make load-test`, for example: make load-test SCENARIOS=bombs LOAD_ARGS='--seconds 10'
 SCENARIOS ?= open-loop retry-storm bombs connections hostile-models keys drain reload
 LOAD_ARGS ?=
+# Flags of `make tables` and `make predict-ratio`, for example: make tables TABLES_ARGS='--rounds 1 --round-ms 200'
+TABLES_ARGS ?=
+PREDICT_ARGS ?=
 # The scenarios hold thousands of connections; the server inherits the limit.
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build install uninstall test fmt lint example-config doc book docs-test image image-test bench \
 	load-test soak-test load-binary fuzz fuzz-api mutation-test writers-test first-contact onnxruntime clean \
-	browser-test stack-test swarm-test proxies-test manifests-test deb deb-test reproducible plan-check
+	browser-test stack-test swarm-test proxies-test manifests-test deb deb-test reproducible plan-check tables \
+	predict-ratio
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +110,12 @@ plan-check: onnxruntime build ## compare sightline plan with five measured loads
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked
+
+tables: onnxruntime build ## measure the published tables; write the charts and tables of docs/ and README.md
+	@scripts/tables.py $(TABLES_ARGS)
+
+predict-ratio: onnxruntime build ## compare the rate of predict on 2,000 images with what the cores can compute
+	@scripts/predict-ratio.py $(PREDICT_ARGS)
 
 fuzz: ## run the fuzz targets under AddressSanitizer (FUZZ_SECONDS=60 for each)
 	@scripts/fuzz.sh

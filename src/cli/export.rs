@@ -14,6 +14,7 @@ use sightline::manifest::{ModelManifest, Precision, Provenance, Task, sha256};
 use sightline::nearest::{did_you_mean, nearest};
 use sightline::store::{read_labels, read_regular};
 
+use super::RuntimeArgs;
 use super::keep::{Existing, Fresh, Merged, default_labels, preset};
 use super::misfit::Attempt;
 use super::output::{OutputPaths, file_name, stage_files};
@@ -79,6 +80,8 @@ pub(super) struct ExportArgs {
     /// are replaced together; other files, and your edits of an existing model, are kept
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     /// SHA-256 that the checkpoint must have. `None` for any checkpoint.
     #[arg(skip)]
     sha256: Option<String>,
@@ -86,13 +89,14 @@ pub(super) struct ExportArgs {
 
 impl ExportArgs {
     /// Returns the arguments that export the catalogue's network `name` from the checkpoint `weights`, whose SHA-256 must
-    /// be `sha256`, into the folder `out`. With `force`, the edits of a model there are not kept.
+    /// be `sha256`, into the folder `out`. With `force`, the edits of a model there are not kept. `runtime` checks the
+    /// parity.
     pub(super) fn verified(
         name: &str,
-        weights: PathBuf,
-        sha256: String,
+        (weights, sha256): (PathBuf, String),
         out: PathBuf,
         force: bool,
+        runtime: RuntimeArgs,
     ) -> Self {
         Self {
             name: name.to_owned(),
@@ -109,6 +113,7 @@ impl ExportArgs {
             name_as: None,
             force,
             out,
+            runtime,
             sha256: Some(sha256),
         }
     }
@@ -194,7 +199,10 @@ pub(super) fn convert(args: &ExportArgs) -> Result<Converted> {
     model.info.producer = producer();
     complete(&mut manifest, &model, &paths, args);
     let published = catalogue.published(&model.info.checkpoint_sha256);
-    let parity = published.map(|published| parity::check(published, &manifest, &model));
+    let parity = published.map(|published| {
+        let library = args.runtime.onnxruntime.as_deref();
+        parity::check(published, &manifest, &model, library)
+    });
     let parity = parity.transpose()?;
     let int8 = trained.as_ref();
     let int8 = int8.map(|trained| Int8::new(trained, &model, args.target.target()));

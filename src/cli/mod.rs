@@ -311,6 +311,14 @@ struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
+    /// Checks that the library that the flag names can be used, before work whose result would be lost.
+    fn check(&self) -> Result<()> {
+        if let Some(library) = &self.onnxruntime {
+            find_library(Some(library))?;
+        }
+        Ok(())
+    }
+
     /// Finds and loads the ONNX Runtime library.
     fn load(&self) -> Result<OnnxRuntime> {
         let library = find_library(self.onnxruntime.as_deref())?;

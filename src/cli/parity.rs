@@ -1,6 +1,8 @@
 //! The parity check of `export`: the exported network must compute the values that another implementation has computed
 //! from the same checkpoint.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use onnx_export::{Model, formula};
@@ -15,14 +17,15 @@ const INPUT: &str = "parity";
 const TOLERANCE: f64 = 1e-4;
 
 /// Compares the network of `model`, exported from the published checkpoint `published`, with the values in the catalogue.
-/// Returns the line that says what was compared.
+/// `library` is ONNX Runtime's library; `None` for the one that is found. Returns the line that says what was compared.
 ///
 /// # Errors
-/// If the network cannot be run, or if it computes other values.
+/// If the network cannot be run, if it computes other values, or if `library` cannot be used.
 pub(super) fn check(
     published: &WeightsFile,
     manifest: &ModelManifest,
     model: &Model,
+    library: Option<&Path>,
 ) -> Result<String> {
     let name = &published.name;
     let Some(parity) = &published.parity else {
@@ -34,10 +37,15 @@ pub(super) fn check(
     let Some(side) = manifest.preprocess.crop else {
         bail!("parity of {name}: expected a network with inputs of one size");
     };
-    let Ok(library) = find_library(None) else {
-        return Ok(format!(
-            "parity of {name}: not checked, because ONNX Runtime was not found; set ORT_DYLIB_PATH"
-        ));
+    let library = match find_library(library) {
+        Ok(found) => found,
+        // A library that is named must be there.
+        Err(error) if library.is_some() => return Err(error.into()),
+        Err(_) => {
+            return Ok(format!(
+                "parity of {name}: not checked, because ONNX Runtime was not found; set ORT_DYLIB_PATH"
+            ));
+        }
     };
     let runtime = OnnxRuntime::load(&library)?;
     let graph = Bytes::from(model.to_files().network().clone());

@@ -165,7 +165,7 @@ pub enum DownloadError {
     /// The file system has too little space.
     #[error(
         "too little space in {}: the file needs {needed} bytes more, {free} are free; free some or name another folder \
-         with --cache", .folder.display()
+         with --download-dir", .folder.display()
     )]
     NoSpace {
         /// The folder of the file.

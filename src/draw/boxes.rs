@@ -102,7 +102,7 @@ pub fn label(image: &mut RgbImage, bounding_box: BoxXyxy, text: &str, color: Col
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled, which is checked before each label.
-pub(super) fn place_labels(
+pub fn place_labels(
     image: &mut RgbImage,
     boxes: &[(BoxXyxy, String, Color)],
     cancel: &Cancel,

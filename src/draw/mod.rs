@@ -12,6 +12,7 @@ mod boxes;
 mod canvas;
 mod legend;
 mod overlay;
+mod paragraph;
 mod place;
 mod render;
 mod style;
@@ -23,9 +24,10 @@ mod tests;
 use image::RgbImage;
 
 pub use crate::encode::DrawnFormat;
-pub use boxes::{label, rectangle};
+pub use boxes::{label, place_labels, rectangle};
 pub use legend::legend;
 pub use overlay::{Tint, overlay};
+pub use paragraph::Paragraph;
 pub use render::{EncodeError, detections, encode, segmentation};
 pub use style::{ColorScheme, Drawing, LINE_WIDTHS, LabelText, Style};
 

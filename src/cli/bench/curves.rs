@@ -152,12 +152,13 @@ fn throughput(curves: &[Curve]) -> Chart {
             },
             label: is_median.then(|| level.connections.to_string()),
         });
-        let quantile = if is_median { "p50" } else { "p99" };
         Series {
-            name: if curves.len() == 1 {
-                quantile.to_owned()
-            } else {
-                format!("{} {quantile}", curve.name)
+            name: match (curves.len(), is_median) {
+                (1, true) => "p50".to_owned(),
+                (1, false) => "p99".to_owned(),
+                // The subtitle explains the lines of p99.
+                (_, true) => curve.name.clone(),
+                (_, false) => String::new(),
             },
             color,
             mark: is_median.then_some(Mark::Circle),
@@ -170,10 +171,12 @@ fn throughput(curves: &[Curve]) -> Chart {
         series.flat_map(|(color, curve)| [line(curve, color, true), line(curve, color, false)]);
     Chart {
         title: "Latency and throughput".to_owned(),
-        subtitle: format!(
-            "{}the numbers at the points are those of connections, each with one request in flight",
-            only(curves)
-        ),
+        subtitle: match curves {
+            [curve] => format!("{}; numbers at the points: connections", curve.name),
+            _ => {
+                "solid lines: p50, dashed lines: p99; numbers at the points: connections".to_owned()
+            }
+        },
         x: Axis::from_zero("images per second"),
         y: Axis::log("milliseconds"),
         series: series.collect(),
@@ -308,7 +311,8 @@ mod tests {
         let two = [curve("a", &[1, 8]), curve("b", &[1, 8])];
         assert_eq!(
             names(&throughput(&two)),
-            ["a p50", "a p99", "b p50", "b p99"]
+            ["a", "", "b", ""],
+            "the subtitle explains the dashed lines"
         );
         assert_eq!(
             names(&latency(&two)),

@@ -93,8 +93,9 @@ pub(super) struct BenchArgs {
         conflicts_with = "url"
     )]
     tables: Option<tables::Selection>,
-    /// Write charts as SVG files into this folder: of accuracy and latency with `--tables`, else of throughput and
-    /// latency over 1 to `--connections` connections [default of `--connections`: 32]
+    /// Write charts as SVG files into this folder: of accuracy and latency with `--tables`, with their data in
+    /// tables.json, else of throughput and latency over 1 to `--connections` connections [default of `--connections`:
+    /// 32]
     #[arg(long, env = "SIGHTLINE_PLOT", value_name = "DIR", conflicts_with_all = ["rate", "seconds", "requests"])]
     plot: Option<PathBuf>,
     /// API key for the server at `--url`, or for all servers of `--compare`

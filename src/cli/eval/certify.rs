@@ -231,7 +231,7 @@ fn library_name(runtime: &OnnxRuntime) -> String {
 }
 
 /// Returns the current day in UTC, `YYYY-MM-DD`.
-fn today() -> String {
+pub(in crate::cli) fn today() -> String {
     let mut time = String::new();
     // Writing to a String cannot fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));

@@ -21,7 +21,7 @@ use super::say::say;
 use super::staging::FileSet;
 pub(super) use args::EvalArgs;
 use args::Side;
-pub(super) use certify::weights_sha256;
+pub(super) use certify::{today, weights_sha256};
 use dataset::Dataset;
 use figures::{Summary, summary};
 use report::{Comparison, Report, file};

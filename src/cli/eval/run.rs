@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::stream::{self, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use sightline::app::{App, Limits};
 use sightline::cpu::vector_features;
@@ -22,7 +21,7 @@ use super::dataset::Dataset;
 use super::figures::{Figure, figures};
 use super::record::{Record, Subject};
 use crate::cli::journal::{Journal, Run};
-use crate::cli::progress::Spinner;
+use crate::cli::progress::{Spinner, Steps};
 use crate::cli::say::complain;
 use crate::cli::trial;
 
@@ -225,12 +224,12 @@ impl Evaluated {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let bar = bar(&self.name(), count, self.records.len());
+        let steps = Steps::new(self.name(), count, self.records.len());
         let mut journal = self.journal.take();
-        let run = self.run((dataset, mask_size), &is_done, &bar, &mut journal);
+        let run = self.run((dataset, mask_size), &is_done, &steps, &mut journal);
         let done = runtime.block_on(run);
         self.journal = journal;
-        bar.finish_and_clear();
+        drop(steps);
         let records = done?;
         self.records.extend(records);
         self.records.sort_by_key(|record| record.image);
@@ -242,7 +241,7 @@ impl Evaluated {
         &self,
         (dataset, mask_size): (&Dataset, MaskSizeName),
         is_done: &[bool],
-        bar: &ProgressBar,
+        steps: &Steps,
         journal: &mut Option<Journal>,
     ) -> Result<Vec<Record>> {
         let subject = self.subject(dataset, mask_size);
@@ -260,27 +259,16 @@ impl Evaluated {
                 journal.add(&record)?;
             }
             records.push(record);
-            bar.inc(1);
-            if records.len().is_multiple_of(interval) && !bar.is_hidden() {
-                bar.set_message(running(&figures(dataset, &records, &self.source.labels)));
+            steps.step();
+            if records.len().is_multiple_of(interval) {
+                steps.note(running(&figures(dataset, &records, &self.source.labels)));
             }
         }
         Ok(records)
     }
 }
 
-/// Returns a progress bar, which is shown if standard error is a terminal.
-fn bar(name: &str, count: usize, done: usize) -> ProgressBar {
-    let bar = ProgressBar::new(count as u64).with_position(done as u64);
-    let style = "{prefix} {wide_bar} {pos}/{len} {per_sec} {eta} {msg}";
-    let style = ProgressStyle::with_template(style);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_prefix(name.to_owned());
-    bar.reset_eta();
-    bar
-}
-
-/// Returns the first two figures as the text of the progress bar.
+/// Returns the first two figures as the text behind the progress.
 fn running(figures: &[Figure]) -> String {
     let shown = figures.iter().take(2).filter_map(|figure| {
         let percent = figure.percent?;

@@ -12,7 +12,6 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,6 +26,7 @@ use super::result::line;
 use super::{PredictArgs, Predictor, runtime, same_file, why};
 use crate::cli::eval::weights_sha256;
 use crate::cli::journal::{Journal, Place, Run};
+use crate::cli::progress::Steps;
 use crate::cli::say::{complain, say};
 
 /// How messages about files of results describe a run.
@@ -228,10 +228,10 @@ impl Opened {
         if done > 0 {
             complain!("continuing: {done} of {count} images are done");
         }
-        let bar = bar(count, done);
+        let steps = Steps::new(predictor.model.id(), count, done);
         let started = Instant::now();
-        let failed = runtime()?.block_on(self.predict(predictor, images, &missing, &bar));
-        bar.finish_and_clear();
+        let failed = runtime()?.block_on(self.predict(predictor, images, &missing, &steps));
+        drop(steps);
         let failed = failed?;
         let seconds = started.elapsed().as_secs_f64();
         let path = self.output.path.clone();
@@ -251,7 +251,7 @@ impl Opened {
         predictor: &Predictor<'_>,
         images: &[Image],
         missing: &[usize],
-        bar: &ProgressBar,
+        steps: &Steps,
     ) -> Result<usize> {
         let results = stream::iter(missing).map(|index| async move {
             let image = &images[*index];
@@ -269,15 +269,15 @@ impl Opened {
                     failed += 1;
                     let why = why(&error);
                     if !self.output.has_errors() {
-                        bar.suspend(|| complain!("error: {}: {why}", path.display()));
+                        complain!("error: {}: {why}", path.display());
                     }
-                    bar.set_message(format!("{failed} failed"));
+                    steps.note(format!("{failed} failed"));
                     json!({ "error": why })
                 }
             };
             let result = line(result, &predictor.model, path);
             self.places[index] = Some(self.journal.add(&Record { stamp, result })?);
-            bar.inc(1);
+            steps.step();
         }
         Ok(failed)
     }
@@ -319,13 +319,4 @@ impl Opened {
         file.get_ref().sync_all()?;
         Ok(())
     }
-}
-
-/// Returns the progress bar, which is shown if standard error is a terminal.
-fn bar(count: usize, done: usize) -> ProgressBar {
-    let bar = ProgressBar::new(count as u64).with_position(done as u64);
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} {eta} left {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.reset_eta();
-    bar
 }

@@ -274,8 +274,8 @@ impl<'a> Predictor<'a> {
                 let segment = Segment { size, encoding };
                 let result = self.run_one(&image.path, segment).await?;
                 let file = result.mask.and_then(EncodedMask::into_file);
-                if let (Some(path), Some(bytes)) = (annotated.as_ref().or(mask.as_ref()), &file) {
-                    write(path, bytes)?;
+                if let (Some(path), Some(bytes)) = (annotated.as_ref().or(mask.as_ref()), file) {
+                    write(path, bytes).await?;
                 }
                 Printed::Mask {
                     width: result.image.width,
@@ -292,8 +292,8 @@ impl<'a> Predictor<'a> {
                 };
                 let detect = Detect { options, drawn };
                 let result = self.run_one(&image.path, detect).await?;
-                if let (Some(path), Some(bytes)) = (&annotated, &result.drawn) {
-                    write(path, bytes)?;
+                if let (Some(path), Some(bytes)) = (&annotated, result.drawn) {
+                    write(path, bytes).await?;
                 }
                 let detections = result.detections.iter();
                 Printed::Boxes {
@@ -349,13 +349,17 @@ fn why(error: &anyhow::Error) -> String {
     why.trim_start_matches("image 0: ").to_owned()
 }
 
-/// Writes a drawing or a mask, and the folder that it is in.
-fn write(path: &Path, content: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
-    }
-    write_file(path, content)
+/// Writes a drawing or a mask, and the folder that it is in. Several are written at a time: each waits for the disk.
+async fn write(path: &Path, content: Vec<u8>) -> Result<()> {
+    let path = path.to_path_buf();
+    let write = move || {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+        }
+        write_file(&path, &content)
+    };
+    tokio::task::spawn_blocking(write).await?
 }
 
 /// Returns whether `one` and `other` are paths of the same existing file.

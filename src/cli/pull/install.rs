@@ -11,6 +11,7 @@ use super::lock::Lock;
 use super::progress::{Audience, Shown};
 use super::source::{Place, SourceArgs, file_name};
 use super::wanted::{Checkpoint, Wanted};
+use crate::cli::RuntimeArgs;
 use crate::cli::export::{self, ExportArgs};
 use crate::cli::say::complain;
 
@@ -36,6 +37,8 @@ pub(super) struct Installer<'a> {
     /// Whether the downloaded checkpoint is kept.
     pub(super) keep_checkpoint: bool,
     pub(super) audience: Audience,
+    /// Where ONNX Runtime is, which checks the parity of exported networks.
+    pub(super) runtime: &'a RuntimeArgs,
 }
 
 /// The result for one model.
@@ -150,9 +153,10 @@ impl Installer<'_> {
 
     fn export(&self, wanted: &Wanted, weights: PathBuf, checkpoint: Verified) -> Result<Installed> {
         let out = self.folder(wanted);
-        let hash = checkpoint.sha256.clone();
+        let weights = (weights, checkpoint.sha256.clone());
         let force = self.other == Other::Replace;
-        let args = ExportArgs::verified(&wanted.name, weights, hash, out.clone(), force);
+        let runtime = self.runtime.clone();
+        let args = ExportArgs::verified(&wanted.name, weights, out.clone(), force, runtime);
         let converted = export::convert(&args)?;
         Ok(Installed::New {
             manifest: out.join("model.toml"),

@@ -76,6 +76,7 @@ pub(super) struct PullArgs {
 /// If an argument is wrong, before anything is downloaded, or, at the end, if a model could not be pulled.
 pub(super) fn run(args: &PullArgs) -> Result<()> {
     let wanted = args.wanted()?;
+    args.runtime.check()?;
     survive_size_limit();
     let installer = Installer {
         source: &args.source,
@@ -88,6 +89,7 @@ pub(super) fn run(args: &PullArgs) -> Result<()> {
         },
         keep_checkpoint: args.keep_checkpoint,
         audience: Audience::Console,
+        runtime: &args.runtime,
     };
     let mut failed = Vec::new();
     for one in &wanted {
@@ -176,7 +178,13 @@ impl PullArgs {
 ///
 /// # Errors
 /// If a model is unknown or cannot be pulled.
-pub(super) fn for_server(names: &[ModelRef], source: &SourceArgs, store: &StoreArgs) -> Result<()> {
+pub(super) fn for_server(
+    names: &[ModelRef],
+    source: &SourceArgs,
+    store: &StoreArgs,
+    runtime: &RuntimeArgs,
+) -> Result<()> {
+    runtime.check()?;
     let wanted = names
         .iter()
         .map(|name| Wanted::find(name, None))
@@ -199,6 +207,7 @@ pub(super) fn for_server(names: &[ModelRef], source: &SourceArgs, store: &StoreA
         other: Other::Keep,
         keep_checkpoint: false,
         audience: Audience::Log,
+        runtime,
     };
     for one in &wanted {
         let model = &one.name;

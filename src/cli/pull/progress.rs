@@ -1,16 +1,14 @@
 //! The progress of a download: a bar on a terminal, lines elsewhere, events in the log of `serve`.
 
-use std::cell::Cell;
 use std::io::{IsTerminal as _, stderr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use sightline::download::{DownloadError, Progress};
 
+use crate::cli::progress::Lines;
 use crate::cli::say::complain;
 
-/// Time between two lines or events.
-const INTERVAL: Duration = Duration::from_secs(5);
 const STYLE: &str = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
 /// Who follows a pull.
@@ -27,9 +25,8 @@ pub(super) struct Shown<'a> {
     model: &'a str,
     audience: Audience,
     bar: ProgressBar,
-    /// Time of the last line or event.
-    last: Cell<Instant>,
-    total: Cell<Option<u64>>,
+    /// The lines or events in place of the bar. `None` on a terminal.
+    _lines: Option<Lines>,
 }
 
 impl<'a> Shown<'a> {
@@ -43,33 +40,33 @@ impl<'a> Shown<'a> {
         let style = ProgressStyle::with_template(STYLE);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_prefix(model.to_owned());
+        let hidden = (!terminal).then(|| bar.clone());
+        let lines = hidden.map(|bar| Lines::start(move || report(&bar, audience)));
         Self {
             model,
             audience,
             bar,
-            last: Cell::new(Instant::now()),
-            total: Cell::new(None),
+            _lines: lines,
         }
     }
+}
 
-    /// Writes a line or an event.
-    fn report(&self, done: u64) {
-        let (model, total) = (self.model, self.total.get());
-        match self.audience {
-            Audience::Log => {
-                tracing::info!(model, bytes = done, total_bytes = total, "downloading");
-            }
-            Audience::Console => {
-                let total = total.map(|total| format!(" of {}", megabytes(total)));
-                complain!("{model}: {}{}", megabytes(done), total.unwrap_or_default());
-            }
+/// Writes a line or an event about the download that `bar` counts.
+fn report(bar: &ProgressBar, audience: Audience) {
+    let (model, done, total) = (bar.prefix(), bar.position(), bar.length());
+    match audience {
+        Audience::Log => {
+            tracing::info!(model, bytes = done, total_bytes = total, "downloading");
+        }
+        Audience::Console => {
+            let total = total.map(|total| format!(" of {}", megabytes(total)));
+            complain!("{model}: {}{}", megabytes(done), total.unwrap_or_default());
         }
     }
 }
 
 impl Progress for Shown<'_> {
     fn begin(&self, done: u64, total: Option<u64>) {
-        self.total.set(total);
         if let Some(total) = total {
             self.bar.set_length(total);
         }
@@ -80,10 +77,6 @@ impl Progress for Shown<'_> {
 
     fn advance(&self, done: u64) {
         self.bar.set_position(done);
-        if self.bar.is_hidden() && self.last.get().elapsed() >= INTERVAL {
-            self.last.set(Instant::now());
-            self.report(done);
-        }
     }
 
     fn retry(&self, error: &DownloadError, pause: Duration) {

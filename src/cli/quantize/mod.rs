@@ -83,17 +83,16 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let paths = args.paths(&source)?;
     let named = args.named(&source, &paths)?;
     let replaced = replaced(args, &source, &paths)?;
-    let spinner = Spinner::new("reading the photographs");
     let photographs =
         Photographs::read(&args.calibration, args.images, &source.manifest.preprocess)?;
     let runtime = args.runtime.load()?;
-    spinner.next(format!("loading {}", source.manifest.name));
+    let spinner = Spinner::new(format!("loading {}", source.manifest.name));
     let float = source.graphs()?;
     let work = Work {
         runtime: &runtime,
         photographs: &photographs,
         goal,
-        bars: Bars::new(),
+        bars: Bars::new(&source.manifest.name),
     };
     let detector = Detector::of(&source.manifest)?;
     let engine = work.engine(&source, detector.as_ref(), &float, Arithmetic::Kernels);
@@ -240,6 +239,8 @@ impl Work<'_> {
         let statistics = calibrate(subject, photographs.calibration(), &self.bars)?;
         let few = photographs.few();
         let choice = search(subject, &statistics, few, self.goal, &self.bars)?;
+        self.bars.finish();
+        let _spinner = Spinner::new("comparing the layers in int8 with fp32");
         let target = self.goal.target;
         let (compared, other) = (photographs.compared(), photographs.other());
         let held_out = HeldOut::measure(subject, &choice.recipe, target, compared, other)?;
@@ -247,7 +248,6 @@ impl Work<'_> {
         reports.push(NetworkReport::new(
             subject, &choice, target, noise, held_out,
         )?);
-        self.bars.finish();
         Ok(choice)
     }
 

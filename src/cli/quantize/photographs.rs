@@ -10,6 +10,7 @@ use sightline::manifest::Preprocess;
 use sightline::quantize::ImageCounts;
 use sightline::store::read_regular;
 
+use crate::cli::progress::Steps;
 use crate::cli::say::complain;
 
 /// Maximum number of photographs that are used without `--images`.
@@ -74,6 +75,7 @@ impl Photographs {
         let preprocessor = Preprocessor::new(preprocess);
         let mut photographs = Vec::new();
         let (wanted, mut skipped, mut pixels) = (count.unwrap_or(DEFAULT_COUNT), 0, 0);
+        let steps = Steps::new("reading the photographs", wanted.min(files.len()), 0);
         for file in spread(&files, wanted) {
             if count.is_none() && pixels > MAX_TENSOR_PIXELS {
                 break;
@@ -81,6 +83,7 @@ impl Photographs {
             match load(file, &preprocessor)? {
                 Some((original, tensor)) if photographs.len() < wanted => {
                     pixels += tensor.size.pixels();
+                    steps.step();
                     photographs.push(Photograph {
                         file,
                         original,
@@ -91,6 +94,7 @@ impl Photographs {
                 None => skipped += 1,
             }
         }
+        drop(steps);
         let found = photographs.len();
         if found == 0 {
             bail!(

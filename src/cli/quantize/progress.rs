@@ -1,39 +1,44 @@
-//! Progress bars of `sightline quantize`.
+//! The progress of the stages of `sightline quantize`.
 
 use std::cell::RefCell;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use sightline::quantize::Progress;
 
-/// The progress bar of the current stage, shown if standard error is a terminal.
+use crate::cli::progress::Steps;
+
+/// The progress of the current stage.
 pub(super) struct Bars {
-    bar: RefCell<ProgressBar>,
+    /// Name of the model.
+    model: String,
+    current: RefCell<Option<Steps>>,
 }
 
 impl Bars {
-    pub(super) fn new() -> Self {
+    /// Returns the progress of the model called `model`, before its first stage.
+    pub(super) fn new(model: &str) -> Self {
         Self {
-            bar: RefCell::new(ProgressBar::hidden()),
+            model: model.to_owned(),
+            current: RefCell::new(None),
         }
     }
 
-    /// Removes the progress bar of the current stage from the terminal, if it is shown.
+    /// Ends the current stage.
     pub(super) fn finish(&self) {
-        self.bar.borrow().finish_and_clear();
+        self.current.replace(None);
     }
 }
 
 impl Progress for Bars {
     fn start(&self, stage: &str, steps: usize) {
+        // The earlier stage must end first: it removes what is shown.
         self.finish();
-        let bar = ProgressBar::new(steps as u64);
-        let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(stage.to_owned());
-        self.bar.replace(bar);
+        let name = format!("{}, {stage}", self.model);
+        self.current.replace(Some(Steps::new(name, steps, 0)));
     }
 
     fn step(&self) {
-        self.bar.borrow().inc(1);
+        if let Some(steps) = &*self.current.borrow() {
+            steps.step();
+        }
     }
 }

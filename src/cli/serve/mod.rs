@@ -125,7 +125,7 @@ async fn start(
         // Downloading and reading models, and resolving host names, blocks.
         move || {
             if !pulls.names.is_empty() {
-                pull::for_server(&pulls.names, &pulls.source, &store)?;
+                pull::for_server(&pulls.names, &pulls.source, &store, &library)?;
             }
             let prepared = Prepared::new(&config, origin, &store, &library)?;
             Ok::<_, Error>((prepared, Listeners::bind(&config, inherited)?))

@@ -1,7 +1,7 @@
 //! Signals that end the process while files are being written.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -13,11 +13,13 @@ struct Handlers {
     default: Arc<AtomicBool>,
     /// The last signal that arrived while files were being written, 0 if none did.
     deferred: Arc<AtomicUsize>,
+    /// Number of threads that are writing files.
+    writers: Mutex<usize>,
 }
 
 static HANDLERS: OnceLock<Handlers> = OnceLock::new();
 
-/// Defers SIGINT, SIGTERM and SIGHUP until it is dropped. A deferred signal then ends the process as
+/// Defers SIGINT, SIGTERM and SIGHUP until the last one is dropped. A deferred signal then ends the process as
 /// it would have done without a handler. A signal that the process ignores stays ignored.
 pub(super) struct Deferred(&'static Handlers);
 
@@ -25,7 +27,10 @@ impl Deferred {
     /// Begins to defer signals.
     pub(super) fn begin() -> Self {
         let handlers = HANDLERS.get_or_init(Handlers::register);
+        let mut writers = handlers.writers();
+        *writers += 1;
         handlers.default.store(false, Ordering::SeqCst);
+        drop(writers);
         Self(handlers)
     }
 
@@ -40,6 +45,12 @@ impl Deferred {
 
 impl Drop for Deferred {
     fn drop(&mut self) {
+        // Held until the end, so that no other writer begins while the process ends.
+        let mut writers = self.0.writers();
+        *writers = writers.saturating_sub(1);
+        if *writers > 0 {
+            return;
+        }
         self.0.default.store(true, Ordering::SeqCst);
         let signal = self.0.deferred.load(Ordering::SeqCst);
         if signal != 0 {
@@ -51,10 +62,16 @@ impl Drop for Deferred {
 }
 
 impl Handlers {
+    /// Locks the number of threads that are writing. It is correct also if one of them has panicked.
+    fn writers(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn register() -> Self {
         let handlers = Self {
             default: Arc::new(AtomicBool::new(true)),
             deferred: Arc::new(AtomicUsize::new(0)),
+            writers: Mutex::new(0),
         };
         let ignored = ignored_signals();
         for signal in [SIGINT, SIGTERM, SIGHUP] {

@@ -184,6 +184,10 @@ fn the_published_tables_are_measured_with_generated_weights() {
     assert!(rows[1]["measured"]["seconds"].as_f64().unwrap() > 0.0);
     let chart = fs::read_to_string(directory.path().join("accuracy-classification.svg")).unwrap();
     assert!(chart.contains("MobileNetV3-Small"), "{chart}");
+    let data = fs::read_to_string(directory.path().join("tables.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&data).unwrap(), tables);
+    let date = tables["setup"]["date"].as_str().unwrap();
+    assert_eq!(date.len(), "YYYY-MM-DD".len(), "{date}");
     let (code, _, stderr) = run(&["bench", "--tables", "--model=vgg16"]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("no such network"), "{stderr}");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::common::mirror::{Mirror, respond, serve};
 use crate::common::{self, checkpoint, command, eventually, finish, run, sightline};
+use crate::reference::shared::skip;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sightline::manifest::sha256;
@@ -258,6 +259,10 @@ fn failures_leave_the_models_directory_alone() {
         1,
         "2 of 2 models were not pulled",
     );
+    let library = ["pull", NAME, "--onnxruntime", "/nowhere/lib.so"];
+    let before = mirror.asked().len();
+    fails(place.command(&library, &mirror), 1, "/nowhere/lib.so");
+    assert_eq!(mirror.asked().len(), before, "checked before the download");
     let plain = ["pull", NAME, "--from", "http://example.org/x.pth"];
     fails(place.command(&plain, &mirror), 1, "--allow-http");
     fs::write(place.at("x.pth"), "no checkpoint").unwrap();
@@ -298,6 +303,95 @@ fn a_full_disk_is_an_error_and_the_part_is_continued() {
     assert_eq!(code, Some(0), "{stderr}");
     let from = mirror.asked()[1].from.unwrap();
     assert!(from > 0 && from <= 4096 * 1024, "{from}");
+}
+
+#[test]
+fn a_disk_without_room_is_an_error_before_the_download() {
+    let mut mount = Command::new("unshare");
+    let flags = ["--user", "--map-root-user", "--mount", "sh", "-c"];
+    mount.args(flags).arg("mount -t tmpfs none /mnt");
+    let works = mount.stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        let reason = "this machine does not allow a file system of the test's own (unshare, mount)";
+        skip::announce("free space before a download", reason);
+        return;
+    }
+    let place = Place::new();
+    let file = official(&place.at("source.pth"));
+    let size = file.len();
+    let mirror = Mirror::start(Box::new(move |ask, _, to| {
+        serve(ask, &file, usize::MAX, to)
+    }));
+    fs::create_dir(place.at("cache")).unwrap();
+    let pull = place.command(&["pull", NAME], &mirror);
+    let mut small = Command::new("unshare");
+    // The mount is that of this process alone, and ends with it.
+    let script = "mount -t tmpfs -o size=1m none \"$CACHE\" && \"$0\" \"$@\"; code=$?; ls \"$CACHE\"; exit $code";
+    small.args(flags).arg(script).arg(pull.get_program());
+    small.args(pull.get_args()).env("CACHE", place.at("cache"));
+    for (name, value) in pull.get_envs() {
+        match value {
+            Some(value) => small.env(name, value),
+            None => small.env_remove(name),
+        };
+    }
+    let (code, stdout, stderr) = finish(small);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(
+        stderr.contains("too little space") && stderr.contains("--download-dir"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains(&format!("needs {size} bytes more")),
+        "{stderr}"
+    );
+    assert!(!stdout.contains(&format!("{FILE}.part.json")), "{stdout}");
+    assert_eq!(
+        mirror.asked().len(),
+        1,
+        "another attempt would change nothing"
+    );
+    assert_eq!(place.entries("models"), [""; 0]);
+}
+
+#[test]
+fn a_model_is_pulled_and_quantized() {
+    let place = Place::new();
+    let file = official(&place.at("source.pth"));
+    let mirror = Mirror::start(Box::new(move |ask, _, to| {
+        serve(ask, &file, usize::MAX, to)
+    }));
+    let photos = place.at("photos");
+    fs::create_dir(&photos).unwrap();
+    for name in ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"] {
+        fs::write(photos.join(name), common::photo(name)).unwrap();
+    }
+    let int8 = format!("{NAME}@int8");
+    let pull = ["pull", &int8, "--calibration", photos.to_str().unwrap()];
+    let (code, stdout, stderr) = finish(place.command(&pull, &mirror));
+    if stderr.contains("the int8 model is not faster on this CPU") {
+        let begin = format!("{NAME} is installed in fp32, but not as {int8}");
+        assert!(code == Some(1) && stderr.contains(&begin), "{stderr}");
+        skip::announce("pull of an int8 model", "int8 is not faster on this CPU");
+        return;
+    }
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let model = place.at("models").join(NAME);
+    for name in ["model.onnx", "model.int8.onnx", "model.int8.report.txt"] {
+        assert!(model.join(name).exists(), "{name}");
+    }
+    assert_eq!(place.entries("cache"), [""; 0]);
+    let (code, stdout, stderr) = finish(place.command(&pull, &mirror));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(
+        stdout.contains("installed already") && stdout.contains("int8 is installed already"),
+        "{stdout}"
+    );
+    assert_eq!(mirror.asked().len(), 1);
+    let server = common::Server::start(&["--models", &place.text("models")]);
+    let served = server.get(&format!("/v1/models/{int8}")).json();
+    assert_eq!(served["precision"], "int8");
+    assert_eq!(served["provenance"]["license"], "BSD-3-Clause");
 }
 
 #[test]

@@ -5,7 +5,9 @@
 
 mod axis;
 mod labels;
+mod layout;
 mod style;
+mod widths;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,17 +17,14 @@ use anyhow::{Context, Result};
 use crate::cli::staging::write_file;
 pub(super) use axis::Axis;
 use axis::Scale;
-use labels::{Anchor, Label, place};
-use style::{COLORS, escaped, head};
+use labels::{Anchor, Label, Obstacles, place};
+use layout::{EDGE, Entry, Layout};
+use style::{COLORS, LABEL_SIZE, TEXT_SIZE, TITLE_SIZE, escaped, head};
+use widths::fitted;
 
-/// Size of a chart in pixels.
-const SIZE: (f64, f64) = (800.0, 480.0);
-/// Distances of the plot area from the left, top, right and bottom edge, in pixels.
-const MARGIN: [f64; 4] = [68.0, 92.0, 28.0, 56.0];
 /// Radius of a mark in pixels.
 const RADIUS: f64 = 4.5;
-/// Font size of labels in pixels.
-const LABEL_SIZE: f64 = 11.0;
+
 /// Shape of the marks of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
@@ -54,7 +53,7 @@ pub(super) struct Point {
 /// Points of one kind.
 #[derive(Debug, Clone)]
 pub(super) struct Series {
-    /// Name in the legend.
+    /// Name in the legend. Empty for a series that the legend does not list.
     pub(super) name: String,
     /// Number of the color; series of one subject have the same.
     pub(super) color: usize,
@@ -89,58 +88,32 @@ impl Chart {
 
     /// Returns the chart as an SVG document.
     pub(super) fn svg(&self) -> String {
-        let ((width, height), [left, top, right, bottom]) = (SIZE, MARGIN);
+        let layout = Layout::new(&self.series);
+        let [left, top, right, base] = layout.area;
         let points = || self.series.iter().flat_map(|series| &series.points);
-        let x = Scale::new(
-            &self.x,
-            points().map(|point| point.x),
-            (left, width - right),
-        );
-        let y = Scale::new(
-            &self.y,
-            points().map(|point| point.y),
-            (height - bottom, top),
-        );
-        let mut svg = head(&self.title, SIZE);
+        let x = Scale::new(&self.x, points().map(|point| point.x), (left, right));
+        let y = Scale::new(&self.y, points().map(|point| point.y), (base, top));
+        let mut svg = head(&self.title, layout.size);
+        let room = layout.size.0 - 2.0 * EDGE;
         let _ = write!(
             svg,
-            "<text class=\"f t\" x=\"20\" y=\"30\">{}</text><text class=\"m\" x=\"20\" y=\"50\">{}</text>",
-            escaped(&self.title),
-            escaped(&self.subtitle)
+            "<text class=\"f t\" x=\"{EDGE}\" y=\"30\">{}</text><text class=\"m\" x=\"{EDGE}\" y=\"50\">{}</text>",
+            escaped(&fitted(&self.title, TITLE_SIZE, room)),
+            escaped(&fitted(&self.subtitle, TEXT_SIZE, room))
         );
-        self.legend(&mut svg);
-        self.grid(&mut svg, &x, &y);
+        legend(&mut svg, &layout.legend);
+        self.grid(&mut svg, &layout, (&x, &y));
         for series in &self.series {
             series.draw(&mut svg, &x, &y);
         }
-        self.labels(&mut svg, &x, &y);
+        self.labels(&mut svg, &layout, (&x, &y));
         svg.push_str("</svg>\n");
         svg
     }
 
-    fn legend(&self, svg: &mut String) {
-        let mut at = MARGIN[0];
-        for series in &self.series {
-            let y = MARGIN[1] - 20.0;
-            series.draw_line(svg, &[(at - 12.0, y), (at + 12.0, y)]);
-            if let Some(mark) = series.mark {
-                draw_mark(svg, mark, series.color, (at, y));
-            }
-            let text = at + 18.0;
-            let _ = write!(
-                svg,
-                "<text class=\"f\" x=\"{text:.1}\" y=\"{:.1}\">{}</text>",
-                y + 4.0,
-                escaped(&series.name)
-            );
-            at = text + labels::width(&series.name, 12.0) + 30.0;
-        }
-    }
-
     /// Draws the grid, the ticks and the names of the axes.
-    fn grid(&self, svg: &mut String, x: &Scale, y: &Scale) {
-        let ((width, height), [left, top, right, bottom]) = (SIZE, MARGIN);
-        let (right, base) = (width - right, height - bottom);
+    fn grid(&self, svg: &mut String, layout: &Layout<'_>, (x, y): (&Scale, &Scale)) {
+        let [left, top, right, base] = layout.area;
         for (value, text) in x.ticks() {
             let at = x.at(value);
             let _ = write!(
@@ -166,7 +139,7 @@ impl Chart {
              <text class=\"f\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
              <text class=\"f\" transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
             f64::midpoint(left, right),
-            height - 16.0,
+            layout.size.1 - 16.0,
             escaped(&self.x.name),
             f64::midpoint(top, base),
             escaped(&self.y.name)
@@ -174,7 +147,7 @@ impl Chart {
     }
 
     /// Draws the texts of the points where they cover neither points nor each other.
-    fn labels(&self, svg: &mut String, x: &Scale, y: &Scale) {
+    fn labels(&self, svg: &mut String, layout: &Layout<'_>, (x, y): (&Scale, &Scale)) {
         let at = |point: &Point| (x.at(point.x), y.at(point.y));
         let points = self.series.iter().flat_map(|series| {
             let points = series.points.iter();
@@ -184,16 +157,24 @@ impl Chart {
             })
         });
         let points: Vec<Label<'_>> = points.collect();
-        let ((width, height), [left, top, right, bottom]) = (SIZE, MARGIN);
-        let area = [left, top, width - right, height - bottom];
-        for (label, placed) in points.iter().zip(place(&points, area, RADIUS, LABEL_SIZE)) {
+        let lines = self.series.iter().filter(|one| one.line != Line::None);
+        let lines = lines.flat_map(|series| {
+            let pairs = series.points.windows(2);
+            pairs.map(|pair| [at(&pair[0]), at(&pair[1])])
+        });
+        let obstacles = Obstacles {
+            area: layout.area,
+            radius: RADIUS,
+            lines: lines.collect(),
+        };
+        for (label, placed) in points.iter().zip(place(&points, &obstacles, LABEL_SIZE)) {
             let Some(placed) = placed else { continue };
             if placed.is_far {
                 let ((x1, y1), (x2, y2)) = (label.at, placed.at);
                 let y2 = y2 - 4.0;
                 let _ = write!(
                     svg,
-                    "<path class=\"g\" d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\"/>"
+                    "<path class=\"k\" d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\"/>"
                 );
             }
             let anchor = match placed.anchor {
@@ -220,7 +201,9 @@ impl Series {
             .map(|point| (x.at(point.x), y.at(point.y)));
         let points: Vec<(f64, f64)> = points.collect();
         self.draw_line(svg, &points);
-        if let Some(mark) = self.mark {
+        // A line of one point would not be visible.
+        let alone = (points.len() == 1).then_some(Mark::Circle);
+        if let Some(mark) = self.mark.or(alone) {
             for at in points {
                 draw_mark(svg, mark, self.color, at);
             }
@@ -239,6 +222,27 @@ impl Series {
             "<polyline class=\"s{}\" fill=\"none\" stroke-width=\"2\"{dash} points=\"{}\"/>",
             self.color % COLORS.len(),
             points.collect::<Vec<_>>().join(" ")
+        );
+    }
+}
+
+/// Draws a sample of each series that the legend lists, with its name.
+fn legend(svg: &mut String, entries: &[Entry<'_>]) {
+    for Entry {
+        series,
+        name,
+        at: (x, y),
+    } in entries
+    {
+        series.draw_line(svg, &[(x - 12.0, *y), (x + 12.0, *y)]);
+        if let Some(mark) = series.mark {
+            draw_mark(svg, mark, series.color, (*x, *y));
+        }
+        let (text_x, text_y) = (x + layout::SAMPLE, y + 4.0);
+        let _ = write!(
+            svg,
+            "<text class=\"f\" x=\"{text_x:.1}\" y=\"{text_y:.1}\">{}</text>",
+            escaped(name)
         );
     }
 }
@@ -307,6 +311,13 @@ mod tests {
             svg.matches("</text>").count(),
             "{svg}"
         );
+    }
+
+    #[test]
+    fn a_line_of_one_point_is_visible() {
+        let mut chart = chart(&[(1.0, 50.0)]);
+        chart.series[0].mark = None;
+        assert!(chart.svg().contains("<path class=\"p1\""));
     }
 
     #[test]

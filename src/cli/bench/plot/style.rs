@@ -11,11 +11,18 @@ pub(super) const COLORS: [(&str, &str); 6] = [
     ("#6e5a00", "#e3d04f"),
     ("#4b4bb8", "#b3b0ff"),
 ];
-/// The other colors: background, text, secondary text and grid.
-const STYLE: &str = "text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}\
-.t{font-size:16px;font-weight:600}.l{font-size:11px}\
-.b{fill:#fff;stroke:#d1d9e0}.f{fill:#1f2328}.m{fill:#59636e}.g{stroke:#e4e8ec;fill:none}.a{stroke:#59636e;fill:none}";
-const DARK: &str = ".b{fill:#0d1117;stroke:#30363d}.f{fill:#e6edf3}.m{fill:#9198a1}.g{stroke:#262c34}.a{stroke:#9198a1}";
+/// Font sizes of titles, of other texts, and of the labels of points, in pixels.
+pub(super) const TITLE_SIZE: f64 = 16.0;
+pub(super) const TEXT_SIZE: f64 = 12.0;
+pub(super) const LABEL_SIZE: f64 = 11.0;
+/// The font of all texts, and the sizes above.
+const FONT: &str = "text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}\
+.t{font-size:16px;font-weight:600}.l{font-size:11px;paint-order:stroke;stroke-width:3px;stroke-linejoin:round}";
+/// The other colors: background, text, its outline over lines, secondary text, grid, axes, and lines to labels.
+const LIGHT: &str = ".b{fill:#fff;stroke:#d1d9e0}.f{fill:#1f2328}.l{stroke:#fff}.m{fill:#59636e}\
+.g{stroke:#e4e8ec;fill:none}.a{stroke:#59636e;fill:none}.k{stroke:#818b98;stroke-width:.7;fill:none}";
+const DARK: &str = ".b{fill:#0d1117;stroke:#30363d}.f{fill:#e6edf3}.l{stroke:#0d1117}.m{fill:#9198a1}\
+.g{stroke:#262c34}.a{stroke:#9198a1}.k{stroke:#6e7681}";
 
 /// Returns the beginning of a document with this title and size in pixels: colors and background.
 pub(super) fn head(title: &str, (width, height): (f64, f64)) -> String {
@@ -32,7 +39,7 @@ pub(super) fn head(title: &str, (width, height): (f64, f64)) -> String {
     };
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-         height=\"{height}\" role=\"img\"><title>{}</title><style>{STYLE}{}\
+         height=\"{height}\" role=\"img\"><title>{}</title><style>{FONT}{LIGHT}{}\
          @media (prefers-color-scheme:dark){{{DARK}{}}}</style>\
          <rect class=\"b\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"6\"/>",
         escaped(title),

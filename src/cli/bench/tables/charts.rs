@@ -1,8 +1,8 @@
 //! Charts of accuracy against latency, one per task.
 
 use super::super::plot::{Axis, Chart, Line, Mark, Point, Series};
-use super::Setup;
 use super::report::{Kind, MeasuredTable};
+use super::setup::Setup;
 
 /// The kinds of rows, with their names in the legend and their marks.
 const KINDS: [(Kind, &str, Mark); 3] = [
@@ -49,7 +49,7 @@ pub(super) fn accuracy(table: &MeasuredTable, setup: &Setup) -> Chart {
     };
     Chart {
         title: format!("{}: accuracy and latency", table.title),
-        subtitle: format!("{}, one thread; {source}", setup.cpu),
+        subtitle: format!("{}, one thread; {source}", setup.machine()),
         x: Axis::log("milliseconds per image, from file to result"),
         y: Axis::linear(&format!("{} in %", column.label)),
         series,

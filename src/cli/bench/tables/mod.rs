@@ -3,6 +3,7 @@
 mod charts;
 mod published;
 mod report;
+mod setup;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use sightline::engine::OnnxRuntime;
 use sightline::manifest::{Certificate, Task};
@@ -18,10 +18,15 @@ use sightline::manifest::{Certificate, Task};
 use super::BenchArgs;
 use super::alone::{Alone, Stages};
 use super::generated::{Found, Weights, find_or_make};
+use crate::cli::progress::Steps;
 use crate::cli::say::{complain, say};
+use crate::cli::staging::write_file;
 use published::{Row, Table, tables};
 use report::{Measured, MeasuredRow, MeasuredTable};
+use setup::Setup;
 
+/// File with the tables as JSON, beside the charts.
+const DATA: &str = "tables.json";
 /// Minimum number of timed runs of a network.
 const MIN_RUNS: usize = 3;
 
@@ -45,11 +50,11 @@ impl Selection {
     }
 }
 
-/// Measures the tables of `selection` and prints them. Writes charts with `--plot`. A row that cannot be measured is
-/// printed with its error.
+/// Measures the tables of `selection` and prints them. Writes charts and their data with `--plot`. A row that cannot be
+/// measured is printed with its error.
 ///
 /// # Errors
-/// If the image cannot be used, if `--model` names no row, if no row could be measured, or if a chart cannot be written.
+/// If the image cannot be used, if `--model` names no row, if no row could be measured, or if a file cannot be written.
 pub(super) fn run(
     args: &BenchArgs,
     selection: Selection,
@@ -62,14 +67,15 @@ pub(super) fn run(
         args,
         runtime,
         image,
-        bar: bar(rows),
+        steps: Steps::new("networks", rows, 0),
     };
     let measured: Vec<MeasuredTable> = tables.iter().map(|table| bench.table(table)).collect();
-    bench.bar.finish_and_clear();
+    drop(bench);
     let setup = Setup::new(runtime);
+    let json = serde_json::json!({ "setup": setup, "tables": measured });
+    let json = serde_json::to_string_pretty(&json)?;
     if args.json {
-        let json = serde_json::json!({ "setup": setup, "tables": measured });
-        say!("{}", serde_json::to_string_pretty(&json)?)?;
+        say!("{json}")?;
     } else {
         say!("{}", report::markdown(&setup, &measured).trim_end())?;
     }
@@ -78,6 +84,9 @@ pub(super) fn run(
             let path = charts::accuracy(table, &setup).write(folder, &charts::file(table))?;
             complain!("chart: {}", path.display());
         }
+        let path = folder.join(DATA);
+        write_file(&path, format!("{json}\n").as_bytes())?;
+        complain!("data: {}", path.display());
     }
     let mut results = measured.iter().flat_map(|table| &table.rows);
     if results.all(|row| row.result.is_err()) {
@@ -107,48 +116,12 @@ fn selected(args: &BenchArgs, selection: Selection) -> Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// What the tables were measured with.
-#[derive(Debug, Serialize)]
-struct Setup {
-    sightline: &'static str,
-    onnxruntime: String,
-    cpu: String,
-    threads: usize,
-}
-
-impl Setup {
-    fn new(runtime: &OnnxRuntime) -> Self {
-        let library = std::fs::canonicalize(runtime.library());
-        let library = library
-            .as_deref()
-            .unwrap_or(runtime.library())
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
-        Self {
-            sightline: env!("CARGO_PKG_VERSION"),
-            onnxruntime: library.unwrap_or_default(),
-            cpu: cpu(),
-            threads: 1,
-        }
-    }
-}
-
-/// Returns the name of the CPU, or its architecture if the name is not known.
-fn cpu() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let name = name.map(|name| name.trim_start_matches([' ', '\t', ':']).trim());
-    name.unwrap_or(std::env::consts::ARCH).to_owned()
-}
-
 /// A measurement of tables.
 struct Bench<'a> {
     args: &'a BenchArgs,
     runtime: &'a OnnxRuntime,
     image: &'a Bytes,
-    bar: ProgressBar,
+    steps: Steps,
 }
 
 impl Bench<'_> {
@@ -157,9 +130,9 @@ impl Bench<'_> {
     fn table(&self, table: &Table) -> MeasuredTable {
         let mut first: Option<Alone> = None;
         let rows = table.rows.iter().map(|row| {
-            self.bar.set_message(row.title.clone());
+            self.steps.note(row.title.clone());
             let result = self.row(row, &mut first);
-            self.bar.inc(1);
+            self.steps.step();
             MeasuredRow::new(row, result)
         });
         let rows = rows.collect();
@@ -235,12 +208,4 @@ impl Certified {
             images: certificate.images,
         }
     }
-}
-
-/// Returns the progress bar, which is shown if standard error is a terminal.
-fn bar(rows: usize) -> ProgressBar {
-    let bar = ProgressBar::new(rows as u64);
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed} {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }

@@ -9,8 +9,9 @@ use sightline::manifest::Task;
 use sightline::store::{FP32, INT8};
 
 use super::super::generated::Weights;
+use super::Certified;
 use super::published::{Row, Table};
-use super::{Certified, Setup};
+use super::setup::Setup;
 use crate::cli::explain;
 
 /// A table with what is published and what was measured.
@@ -215,11 +216,15 @@ impl MeasuredTable {
 /// Returns all tables, with an introduction that explains the columns.
 pub(super) fn markdown(setup: &Setup, tables: &[MeasuredTable]) -> String {
     let mut text = format!(
-        "Sightline {}, {}, {}, {} thread. *s/image* is the elapsed time from the file of the image to the result, \
+        "Sightline {}, {}, {}, {} thread, {}. *s/image* is the elapsed time from the file of the image to the result, \
          *network s* the part of it that the network takes; *speed* is relative to the first row, which runs in turns \
          with each other row. *Published* are the times of torchvision 0.9 on another CPU. The last column has the \
          accuracy of the certificate of an installed model.\n",
-        setup.sightline, setup.onnxruntime, setup.cpu, setup.threads
+        setup.sightline,
+        setup.onnxruntime,
+        setup.machine(),
+        setup.threads,
+        setup.date
     );
     for table in tables {
         let _ = write!(text, "\n### {}\n\n{}", table.title, table.markdown());
