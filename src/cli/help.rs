@@ -93,7 +93,7 @@ const HEADINGS: [(&str, &[&str]); 8] = [
 ];
 
 /// Arguments that `serve -h` shows; `--help` shows all.
-const FIRST: [&str; 15] = [
+const FIRST: [&str; 14] = [
     "config",
     "print_config",
     "listen",
@@ -104,7 +104,6 @@ const FIRST: [&str; 15] = [
     "api_keys",
     "models_dir",
     "model",
-    "precision",
     "watch",
     "threads",
     "memory_budget",
