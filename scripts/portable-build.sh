@@ -14,18 +14,26 @@ SYSROOT="$(rustc --print sysroot)"
 readonly SYSROOT
 
 remap=("$ROOT=/sightline" "$CARGO=/cargo" "$SYSROOT=/rust")
-flags=()
+flags=
 c_flags=
 for pair in "${remap[@]}"; do
-    flags+=("--remap-path-prefix=$pair")
+    flags+=" $(printf '%q' "--remap-path-prefix=$pair")"
     # For the C parts of libraries.
-    c_flags+=" -ffile-prefix-map=$pair"
+    c_flags+=" $(printf '%q' "-ffile-prefix-map=$pair")"
 done
-# Separated by the character 0x1f, because a path may have spaces.
-CARGO_ENCODED_RUSTFLAGS="$(IFS=$'\x1f'; echo "${flags[*]}")"
+
+# Cargo hashes RUSTFLAGS into the names of files, on which the order of functions in the binary depends. A wrapper adds
+# the flags unseen.
+WRAPPER="$(mktemp)"
+readonly WRAPPER
+trap 'rm -f "$WRAPPER"' EXIT
+printf '#!/usr/bin/env bash\nexec "$@"%s\n' "$flags" >"$WRAPPER"
+chmod 755 "$WRAPPER"
+
 SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct 2>/dev/null || echo 0)}"
-export CARGO_ENCODED_RUSTFLAGS SOURCE_DATE_EPOCH CFLAGS="${CFLAGS:-}$c_flags" CARGO_INCREMENTAL=0
-unset RUSTFLAGS
+# With CC_SHELL_ESCAPED_FLAGS, a path in CFLAGS may have spaces.
+export RUSTC_WRAPPER="$WRAPPER" SOURCE_DATE_EPOCH CFLAGS="${CFLAGS:-}$c_flags" CC_SHELL_ESCAPED_FLAGS=1 CARGO_INCREMENTAL=0
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 
 cd "$ROOT"
 cargo build --release --locked --bin sightline --target-dir "$ROOT/target/portable" >&2

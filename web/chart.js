@@ -33,10 +33,14 @@ export function chart(title, lines, { now, span, format }) {
   return h('figure', { className: 'card chart' }, h('h2', {}, title),
     h('div', { className: 'plot' },
       svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': `${title}. ${text}` }, ...grid, ...drawn),
-      h('span', { className: 'axis high number' }, format(top)), h('span', { className: 'axis low number' }, format(0))),
+      h('span', { className: 'axis high number' }, values.length > 0 ? format(top) : ''), h('span', { className: 'axis low number' }, '0'),
+      values.length === 0 && h('div', { className: 'none muted' }, h('span', {}, 'No requests with images in this time'))),
+    h('div', { className: 'times muted', attrs: { 'aria-hidden': 'true' } }, h('span', {}, ago(span)), h('span', {}, 'now')),
     h('ul', { className: 'legend' }, lines.map(({ name, color, points }) => h('li', {}, h('i', { style: { '--color': color } }), name,
       h('span', { className: 'muted number' }, latest(points) === null ? '–' : format(latest(points)))))));
 }
+
+const ago = (span) => (span < 90_000 ? `${Math.round(span / 1000)} s ago` : `${Math.round(span / 60_000)} min ago`);
 
 /** Returns the smallest of 1, 2, 5 times a power of ten that is not below `value`. */
 function niceTop(value) {

@@ -28,28 +28,36 @@ export function accuracy(model) {
   const { certificate, provenance } = model;
   if (certificate) return `${list(certificate.figures)} (measured on ${certificate.images} images)`;
   const published = provenance?.published_accuracy;
-  if (!published || Object.keys(published).length === 0) return 'not known';
+  if (!published || Object.keys(published).length === 0) return 'not measured (sightline eval)';
   return `${list(published)} (published${model.precision === 'fp32' ? '' : ', fp32'})`;
 }
 
 const STATES = { not_loaded: 'loads with the first request', unloaded: 'unloaded by an operator', loading: 'loading' };
 
-/** Returns a list of what is known about a model, with its name if there are several. */
-export function facts(model, _, all) {
+/**
+ * Returns a list of what is known about a model. If `all` has several models, it begins with the name, and those after
+ * the first leave out what they have in common with it.
+ */
+export function facts(model, index, all) {
+  const rows = rowsOf(model);
+  const first = index > 0 ? rowsOf(all[0]) : [];
+  const own = rows.filter(([, value], row) => value && value !== first[row]?.[1]);
+  const known = all.length > 1 ? [['Model', idOf(model)], ...own] : own;
+  return h('dl', { className: 'facts' }, known.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value)]));
+}
+
+function rowsOf(model) {
   const { provenance } = model;
   const size = [
     provenance && `${count(provenance.parameters)} parameters`,
     model.memory_bytes && `${bytes(model.memory_bytes)} in memory`,
   ].filter(Boolean).join(', ');
   const license = provenance?.license ?? model.code_license;
-  const rows = [
-    ['Model', all.length > 1 && idOf(model)],
+  return [
     ['Network', model.description],
     ['Accuracy', accuracy(model)],
     ['Size', size || 'not known'],
     ['License', license ? `${license}${provenance?.training_data ? `; trained on ${provenance.training_data}` : ''}` : 'not known'],
     ['State', STATES[model.state]],
   ];
-  const known = rows.filter(([, value]) => value);
-  return h('dl', { className: 'facts' }, known.flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, value)]));
 }

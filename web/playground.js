@@ -54,11 +54,24 @@ function setTask(task) {
   modelChanged();
 }
 
+const describedModels = () => chosen().map((id) => state.models.find((model) => idOf(model) === id)).filter(Boolean);
+
 function modelChanged() {
-  const described = chosen().map((id) => state.models.find((model) => idOf(model) === id));
-  byId('facts').replaceChildren(...described.map(facts));
+  byId('facts').replaceChildren(...describedModels().map(facts));
   state.liveRun = null;
   show();
+}
+
+/** Reads the state of the models again if a run has loaded one of them. */
+async function showLoaded() {
+  const pending = (id) => state.models.some((model) => idOf(model) === id && model.state === 'not_loaded');
+  if (!chosen().some(pending)) return;
+  try {
+    state.models = await loadModels();
+  } catch {
+    return; // The run itself has succeeded; the facts stay as they are.
+  }
+  byId('facts').replaceChildren(...describedModels().map(facts));
 }
 
 // ---- results
@@ -67,6 +80,7 @@ function modelChanged() {
 function ended(item, run) {
   if (item === state.current && run.state === 'done') announce(`${item.name}: ${headline(run.task, run.result, state.threshold)}`);
   if (item === state.current && run.state === 'failed') announce(`${item.name}: ${run.failure.message}`);
+  if (run.state === 'done') showLoaded();
   requestShow();
 }
 
@@ -94,6 +108,7 @@ function show() {
   showGallery(byId('gallery'), state, pick, remove);
   const done = current.filter((run) => run.state === 'done');
   byId('timing').hidden = done.length === 0;
+  byId('again').hidden = state.video !== null;
   const bars = current.flatMap((run, index) => (run.state === 'done' ? [timeBar(names[index], run)] : []));
   byId('times').replaceChildren(...bars, ...(done.length === 2 ? [speedDifference(done, names)].filter(Boolean) : []));
   showExamples(byId('code'), examples(state.task, state.model, state.threshold), announce);
@@ -112,7 +127,8 @@ function showResults(current, names) {
   if (focused && focused !== document.activeElement?.id && !byId(focused)?.hidden) byId(focused)?.focus();
 }
 
-const again = () => h('button', { type: 'button', onclick: () => { state.current.runs.clear(); show(); } }, 'Try again');
+const runAgain = () => { state.current.runs.clear(); show(); };
+const again = () => h('button', { type: 'button', onclick: runAgain }, 'Try again');
 
 // ---- images
 
@@ -182,6 +198,7 @@ function endCamera() {
   Object.assign(state, { video: null, liveRun: null });
   byId('camera').textContent = 'Camera';
   byId('camera-controls').hidden = true;
+  byId('hint').textContent = '';
 }
 
 function stopLive() {
@@ -198,7 +215,7 @@ async function toggleLive() {
   byId('live').setAttribute('aria-pressed', 'true');
   byId('live').textContent = 'Stop';
   const shown = (run, rate) => {
-    state.liveRun = { state: 'done', ...run };
+    state.liveRun = { state: 'done', task: state.task, ...run };
     byId('hint').textContent = rate > 0 ? `${rate.toFixed(1)} frames per second, ${ms(run.roundTrip)} each` : 'measuring the frame rate …';
     requestShow();
   };
@@ -241,6 +258,7 @@ connectCamera();
 byId('choices').addEventListener('submit', (event) => event.preventDefault());
 byId('model').addEventListener('change', (event) => { state.model = event.target.value; state.hidden.clear(); modelChanged(); });
 byId('other').addEventListener('change', (event) => { state.other = event.target.value || null; modelChanged(); });
+byId('again').addEventListener('click', runAgain);
 onKey(() => { for (const item of state.items) item.runs.clear(); start(); });
 addEventListener('resize', requestShow);
 start();

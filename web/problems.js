@@ -3,7 +3,7 @@
 import { h } from './dom.js';
 
 const ADVICE = {
-  unauthorized: 'This server requires an API key. Enter one with the button at the top.',
+  unauthorized: 'This server requires an API key.',
   invalid_api_key: 'The server does not know this API key. Check it for missing characters.',
   damaged_image: 'The file is damaged or ends too early. The server never returns a result for part of an image. Export or download the file again.',
   empty_image: 'The file is empty. Choose another one.',
@@ -37,6 +37,9 @@ const ADVICE = {
   no_response: 'Start it with “make serve”, or check the address and the network.',
 };
 
+/** Problems that another API key solves. */
+const KEY_CODES = ['unauthorized', 'invalid_api_key'];
+
 /** Returns an element that explains a failure. Errors of the page itself are shown with their message. */
 export function problemCard(failure) {
   const { problem, requestId, retryAfter } = failure;
@@ -54,6 +57,7 @@ export function problemCard(failure) {
     h('h3', {}, title),
     h('p', {}, sentence(problem.detail ?? '')),
     ADVICE[problem.code] && h('p', {}, ADVICE[problem.code]),
+    KEY_CODES.includes(problem.code) && h('p', {}, h('button', { type: 'button', onclick: () => document.getElementById('key-button').click() }, 'Enter API key')),
     h('dl', {}, facts.filter(([, value]) => value).flatMap(([name, value]) => [h('dt', {}, name), h('dd', {}, h('code', {}, value))])));
 }
 

@@ -30,6 +30,8 @@ function keyDialog(button) {
   const field = h('input', { type: 'password', id: 'key', autocomplete: 'off', spellcheck: false });
   const show = () => {
     button.textContent = apiKey() ? 'API key set' : 'API key';
+    button.classList.toggle('quiet', !apiKey());
+    remove.hidden = !apiKey();
     field.value = apiKey();
   };
   const change = (value) => {
@@ -38,12 +40,13 @@ function keyDialog(button) {
     dialog.close();
     for (const listener of listeners) listener();
   };
+  const remove = h('button', { type: 'button', className: 'quiet', onclick: () => change('') }, 'Remove');
   const form = h('form', { method: 'dialog', onsubmit: (event) => { event.preventDefault(); change(field.value); } },
     h('h2', { id: 'key-title' }, 'API key'),
     h('p', { className: 'muted' }, 'Only for servers that require one. It is kept in this tab and sent to this server only.'),
     h('div', {}, h('label', { htmlFor: 'key' }, 'Key'), field),
     h('div', { className: 'row' },
-      h('button', { type: 'button', className: 'quiet', onclick: () => change('') }, 'Remove'),
+      remove,
       h('button', { type: 'button', onclick: () => dialog.close() }, 'Cancel'),
       h('button', { type: 'submit', className: 'primary' }, 'Use key')));
   const dialog = h('dialog', { attrs: { 'aria-labelledby': 'key-title' } }, form);

@@ -3,6 +3,7 @@
 import { pairBoxes } from './compare.js';
 import { h, ms } from './dom.js';
 import { drawBoxes, drawMask, focusClass } from './overlay.js';
+import { headline } from './results.js';
 
 /** Returns functions that reach the drawn panes. */
 export const paneOf = (panes) => ({
@@ -21,7 +22,7 @@ export function showPanes(panes, state, runs, names) {
   const pairs = runs.length === 2 && state.task === 'detect' ? pairBoxes(...visible) : null;
   runs.forEach((run, index) => {
     const pane = panes.children[index];
-    caption(pane, names[index], run, runs.length > 1);
+    caption(pane, runs.length > 1 ? names[index] : null, run, state.threshold);
     pane.querySelector('.busy').hidden = run.state !== 'pending';
     overlay(pane, state, runs, index, visible[index], pairs && [pairs.onlyA, pairs.onlyB][index]);
   });
@@ -32,7 +33,8 @@ export const shownBoxes = (run, { threshold, hidden }) => run.result.detections.
 
 function newPane(source, state) {
   const frame = h('div', { className: 'frame' });
-  const fit = (width, height) => frame.style.setProperty('--ratio', width / height);
+  const pane = h('figure', { className: 'pane' }, frame, h('figcaption', {}));
+  const fit = (width, height) => pane.style.setProperty('--ratio', width / height);
   if (source instanceof HTMLVideoElement) {
     fit(source.videoWidth, source.videoHeight);
     frame.append(source);
@@ -44,12 +46,15 @@ function newPane(source, state) {
     frame.append(image);
   }
   frame.append(h('canvas', { attrs: { 'aria-hidden': 'true' } }), h('div', { className: 'boxes', attrs: { 'aria-hidden': 'true' } }), h('div', { className: 'busy', hidden: true }));
-  return h('figure', { className: 'pane' }, frame, h('figcaption', {}));
+  return pane;
 }
 
-function caption(pane, name, run, compared) {
+/** Shows the most important part of the result below the image, with its time and, of compared models, the name. */
+function caption(pane, name, run, threshold) {
   const time = run.state === 'done' ? ms(run.timing.total) : run.state === 'failed' ? 'failed' : '…';
-  pane.querySelector('figcaption').replaceChildren(...(compared ? [h('b', {}, name), h('span', { className: 'muted number' }, time)] : []));
+  const text = run.state === 'done' ? headline(run.task, run.result, threshold) : '';
+  const parts = name ? [h('b', {}, name), h('span', { className: 'answer' }, text)] : [h('b', { className: 'answer' }, text)];
+  pane.querySelector('figcaption').replaceChildren(...parts, h('span', { className: 'muted number' }, time));
 }
 
 function overlay(pane, state, runs, index, boxes, only) {

@@ -9,8 +9,8 @@ import { problemCard } from './problems.js';
 import { onKey, shell } from './shell.js';
 
 const PERIOD = 2000;
-/** Time that the charts cover, in milliseconds. */
-const SPAN = 5 * 60_000;
+/** Time that the charts cover, in milliseconds: from that of the first point on, at least and at most. */
+const [MIN_SPAN, SPAN] = [60_000, 5 * 60_000];
 /** Time over which a point of a chart is computed: long enough for a quantile at a low rate. */
 const WINDOW = 10_000;
 const STAGES = [
@@ -48,7 +48,8 @@ function measure() {
     images: rate(before, now, 'sightline_images_total'),
     requests: INFERENCE_ROUTES.reduce((total, route) => total + rate(before, now, 'sightline_requests_total', { route }), 0),
     rejected: rate(before, now, 'sightline_rejected_total'),
-    inFlight: sum(now.page, 'sightline_in_flight'),
+    // Without the request for this page of metrics.
+    inFlight: Math.max(0, sum(now.page, 'sightline_in_flight') - 1),
     queued: sum(now.page, 'sightline_queue_depth'),
     cpu: rate(before, now, 'process_cpu_seconds_total'),
     rss: sum(now.page, 'process_resident_memory_bytes'),
@@ -64,14 +65,16 @@ function showTiles(point) {
   const time = (value) => (value === null ? ['–', ''] : ms(value * 1000).split(' '));
   const tiles = [
     ['Images', fixed(point.images, 1), '/ s'], ['Latency p50', ...time(point.p50)], ['Latency p99', ...time(point.p99)],
-    ['In flight', point.inFlight, 'requests'], ['Waiting', point.queued, 'images'], ['Rejected', fixed(point.rejected, 1), '/ s'],
+    ['In flight', point.inFlight, point.inFlight === 1 ? 'request' : 'requests'],
+    ['Waiting', point.queued, point.queued === 1 ? 'image' : 'images'], ['Rejected', fixed(point.rejected, 1), '/ s'],
     ['CPU', fixed(point.cpu, 2), 'cores'], ['Memory', ...bytes(point.rss).split(' ')],
   ];
   byId('tiles').replaceChildren(...tiles.map(([name, value, unit]) => h('div', { className: 'tile' }, h('span', { className: 'label' }, name), h('b', {}, String(value)), h('span', { className: 'unit' }, unit))));
 }
 
 function showCharts() {
-  const options = (format) => ({ now: points.at(-1).at, span: SPAN, format });
+  const now = points.at(-1).at;
+  const options = (format) => ({ now, span: Math.min(SPAN, Math.max(MIN_SPAN, now - points[0].at)), format });
   const seconds = options((value) => ms(value * 1000));
   const perSecond = options((value) => `${fixed(value, value < 10 ? 1 : 0)}/s`);
   byId('charts').replaceChildren(

@@ -36,5 +36,5 @@ export function speedDifference([a, b], names) {
   const [x, y] = [inference(a), inference(b)];
   if (!x || !y) return null;
   const [fast, slow, ratio] = x <= y ? [names[0], names[1], y / x] : [names[1], names[0], x / y];
-  return h('p', { className: 'muted small' }, `For this image, ${fast} was ${ratio.toFixed(1)} times as fast as ${slow}. Run it again: the first run can include a load.`);
+  return h('p', { className: 'muted small' }, `Inference of ${fast} was ${ratio.toFixed(1)} times as fast as that of ${slow}. Admission includes the load of a model.`);
 }

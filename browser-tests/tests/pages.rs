@@ -1,6 +1,9 @@
 //! The reference and the status page, the accessibility of all pages in both color schemes, and the screenshots of the
 //! documentation.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use sightline_browser_tests::{Driver, Look, Page, Server, repository};
 
 fn the_reference_sends_requests(driver: &Driver, server: &Server) {
@@ -50,7 +53,7 @@ fn the_status_page_controls_models(driver: &Driver, server: &Server) {
 }
 
 fn all_pages_are_accessible(driver: &Driver, server: &Server) {
-    for look in [Look::LIGHT, Look::DARK] {
+    for look in [Look::LIGHT, Look::DARK, Look::PHONE] {
         let page = Page::open(driver, &server.origin, "/", look);
         page.results();
         page.expect_accessible(&format!("/ {look:?}"));
@@ -59,6 +62,13 @@ fn all_pages_are_accessible(driver: &Driver, server: &Server) {
         page.set("#threshold", "0.1");
         page.settle();
         page.expect_accessible(&format!("/ with boxes {look:?}"));
+        page.run("document.querySelector('input[value=segment]').click()");
+        page.results();
+        page.expect_accessible(&format!("/ with a mask {look:?}"));
+        page.run("document.querySelector('input[value=classify]').click()");
+        page.set("#other", "efficientnet_lite0@int8");
+        page.wait("document.querySelector('#difference')");
+        page.expect_accessible(&format!("/ with a comparison {look:?}"));
         page.go("/docs");
         page.wait("document.querySelectorAll('.operation').length > 20");
         page.run("document.querySelectorAll('#classify details').forEach((details) => { details.open = true; })");
@@ -87,6 +97,9 @@ fn screenshots(driver: &Driver, server: &Server) {
         page.results();
         page.run("document.querySelectorAll('#gallery .pick')[1].click(); document.querySelector('input[value=detect]').click()");
         page.results();
+        // The first run is slower.
+        page.click("#again");
+        page.results();
         page.set("#threshold", "0.3");
         page.screenshot(&folder.join(format!("playground-{name}.png")), false);
         page.finish(&[]);
@@ -94,7 +107,39 @@ fn screenshots(driver: &Driver, server: &Server) {
     let page = Page::open(driver, &server.origin, "/docs", Look::LIGHT);
     page.wait("document.querySelectorAll('.operation').length > 20");
     page.screenshot(&folder.join("reference.png"), false);
+    page.go("/status");
+    under_load(server, || {
+        page.wait("document.querySelector('.times span')?.innerText.startsWith('2 min')");
+    });
+    page.screenshot(&folder.join("status.png"), false);
     page.finish(&[]);
+}
+
+/// Calls `wait` while clients send photographs to the server, one to six at a time.
+fn under_load(server: &Server, wait: impl FnOnce()) {
+    let photo = std::fs::read(repository("web/samples/coffee.jpg")).unwrap();
+    let done = AtomicBool::new(false);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for client in 0..6 {
+            let (photo, done) = (&photo, &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let active = began.elapsed().as_secs() / 15 % 6 + 1;
+                    if client >= active {
+                        std::thread::sleep(Duration::from_millis(100));
+                        continue;
+                    }
+                    let task = ["classify", "detect"][usize::from(client % 3 == 2)];
+                    let request = ureq::post(format!("{}/v1/{task}", server.origin));
+                    let _ = request.content_type("image/jpeg").send(&photo[..]);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+        wait();
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

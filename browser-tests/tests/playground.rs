@@ -1,4 +1,5 @@
-//! The playground: each task, filters without a new request, comparison, faulty files, the keyboard, a phone, the camera.
+//! The playground: each task, filters without a new request, comparison, faulty files, dropped and pasted files, the
+//! keyboard, a phone, the camera, API keys.
 
 use std::fs;
 
@@ -7,6 +8,7 @@ use sightline_browser_tests::{Driver, Look, Page, Server, repository};
 const TAB: char = '\u{e004}';
 const RIGHT: char = '\u{e014}';
 const ENTER: char = '\u{e007}';
+const ESCAPE: char = '\u{e00c}';
 
 /// Opens the playground and waits for the first result, that of a sample.
 fn open<'a>(driver: &'a Driver, server: &Server, look: Look) -> Page<'a> {
@@ -99,6 +101,57 @@ fn a_damaged_file_is_explained(driver: &Driver, server: &Server) {
     page.finish(&["422"]);
 }
 
+/// Fires events with a file `name`, the sample of a rocket, as the data of a drag or of the clipboard.
+fn fire(page: &Page<'_>, name: &str, events: &str) -> serde_json::Value {
+    page.run(&format!(
+        "return fetch('/samples/rocket.jpg').then((response) => response.blob()).then((blob) => {{
+            const data = new DataTransfer();
+            data.items.add(new File([blob], {name:?}, {{ type: 'image/jpeg' }}));
+            const drag = (kind) => document.querySelector('#stage').dispatchEvent(
+                new DragEvent(kind, {{ dataTransfer: data, bubbles: true, cancelable: true }}));
+            const paste = (clipboardData) => document.body.dispatchEvent(
+                new ClipboardEvent('paste', {{ clipboardData, bubbles: true, cancelable: true }}));
+            const target = document.querySelector('#drop');
+            {events}
+        }})"
+    ))
+}
+
+fn images_are_dropped_and_pasted(driver: &Driver, server: &Server) {
+    let page = open(driver, server, Look::LIGHT);
+    let highlighted = fire(
+        &page,
+        "dropped.jpg",
+        "drag('dragover'); const shown = !target.hidden; drag('drop'); return shown && target.hidden;",
+    );
+    assert_eq!(highlighted, true, "the place to drop is shown");
+    page.wait("document.querySelectorAll('#gallery li').length === 5");
+    assert!(page.results().contains("missile"), "{}", page.results());
+    assert!(
+        page.text("#gallery li:last-child .caption")
+            .contains("dropped.jpg")
+    );
+    assert!(
+        page.text("figcaption").contains("missile"),
+        "the result is below the image"
+    );
+    fire(&page, "pasted.jpg", "paste(data);");
+    page.wait("document.querySelectorAll('#gallery li').length === 6");
+    page.results();
+    fire(
+        &page,
+        "text",
+        "const text = new DataTransfer(); text.setData('text/plain', 'no file'); paste(text);",
+    );
+    page.settle();
+    assert_eq!(page.count("#gallery li"), 6, "text is no image");
+    let before = page.requests_to("/v1/classify");
+    page.click("#again");
+    page.results();
+    assert_eq!(page.requests_to("/v1/classify"), before + 1);
+    page.finish(&[]);
+}
+
 fn the_keyboard_is_enough(driver: &Driver, server: &Server) {
     let page = open(driver, server, Look::LIGHT);
     let focused = |condition: &str| {
@@ -170,11 +223,21 @@ fn the_camera_runs_live(driver: &Driver, server: &Server) {
     page.click("#live");
     page.wait("document.querySelector('#hint').innerText.includes('frames per second')");
     page.wait("document.querySelectorAll('#results li').length > 0");
+    let caption = page.text("figcaption");
+    assert!(
+        caption.contains('%') && !caption.contains("undefined"),
+        "{caption}"
+    );
     page.click("#live");
     page.click("#capture");
     page.wait("document.querySelectorAll('#gallery li').length === 5");
     page.results();
     assert_eq!(page.count("video"), 0, "taking a frame closes the camera");
+    assert_eq!(
+        page.text("#hint"),
+        "",
+        "no frame rate without a live camera"
+    );
     page.finish(&[]);
 }
 
@@ -185,18 +248,35 @@ fn a_key_is_asked_for(driver: &Driver) {
     let hash = "41ef4bb0b23661e66301aac36066912dac037827b4ae63a7b1165a5aa93ed4eb";
     fs::write(&keys, format!("tester {hash}\n")).unwrap();
     let server = Server::start(&["--api-keys", keys.to_str().unwrap()]);
-    let page = Page::open(driver, &server.origin, "/", Look::LIGHT);
+    let page = Page::open(driver, &server.origin, "/", Look::DARK);
     assert!(page.results().contains("unauthorized"));
-    page.click("#key-button");
-    page.run("document.querySelector('#key').value = 'open sesame'");
-    page.click("dialog button.primary");
+    page.expect_accessible("/ without a key");
+    page.click("#results .problem button");
+    page.wait("document.activeElement.id === 'key'");
+    page.expect_accessible("the dialog for the key");
+    page.press(ESCAPE, 1);
+    page.wait("!document.querySelector('dialog').open");
+    let enter = |key: &str| {
+        page.click("#key-button");
+        page.run(&format!("document.querySelector('#key').value = {key:?}"));
+        page.click("dialog button.primary");
+    };
+    enter("open sesam");
+    page.wait("document.querySelector('#results').innerText.includes('invalid_api_key')");
+    enter("open sesame");
     page.wait("document.querySelector('#results').innerText.includes('Egyptian cat')");
+    assert_eq!(page.text("#key-button"), "API key set");
     assert!(
         page.text("#snippet").contains("$SIGHTLINE_KEY")
             && !page.text("#snippet").contains("sesame")
     );
     page.go("/status");
     page.wait("document.querySelectorAll('.tile').length > 0");
+    page.go("/");
+    page.wait("document.querySelector('#results').innerText.includes('Egyptian cat')");
+    page.click("#key-button");
+    page.click("dialog button.quiet");
+    page.wait("document.querySelector('#results').innerText.includes('unauthorized')");
     page.finish(&["401"]);
 }
 
@@ -207,6 +287,7 @@ fn playground() {
     every_task_shows_its_result(&driver, &server);
     two_variants_are_compared(&driver, &server);
     a_damaged_file_is_explained(&driver, &server);
+    images_are_dropped_and_pasted(&driver, &server);
     the_keyboard_is_enough(&driver, &server);
     a_phone_shows_everything(&driver, &server);
     the_camera_runs_live(&driver, &server);

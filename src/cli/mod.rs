@@ -11,6 +11,7 @@ mod environment;
 mod eval;
 mod export;
 mod healthcheck;
+mod help;
 mod inspect;
 mod journal;
 mod keep;
@@ -112,7 +113,7 @@ struct LogArgs {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 success; 1 the command failed; 2 invalid arguments; 64 invalid configuration.
-Every flag is also an environment variable, named in the command's own --help; flags override it.";
+Flags are also environment variables, which the --help of each command names; a flag overrides its variable.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -128,20 +129,19 @@ enum Command {
     Pull(pull::PullArgs),
     /// Convert a checkpoint to an ONNX file and its manifest
     Export(export::ExportArgs),
-    /// Quantize a model to int8: calibrate on images, compare with fp32, and fail if the loss is
-    /// too large
+    /// Quantize a model to int8, and compare it with fp32
     Quantize(quantize::QuantizeArgs),
     /// Run a model on images, without a server
     Predict(predict::PredictArgs),
-    /// Show what an ONNX file reads and returns, what is wrong with it, and a manifest to start from
+    /// Show the inputs, outputs and faults of an ONNX file, and write its manifest
     Inspect(inspect::InspectArgs),
-    /// Remove models that `pull`, `export` or `quantize` has written into the models directory
+    /// Remove installed models
     Rm(rm::RmArgs),
     /// List the catalogue and which of its models are installed
     Models(models::ModelsArgs),
-    /// Check this machine for running the server: CPU, memory, limits, ONNX Runtime, models, ports, clock
+    /// Check whether this machine can run the server: CPU, memory, ONNX Runtime, models, ports
     Doctor(doctor::DoctorArgs),
-    /// Check whether a running server is ready: exit code 0 or 1
+    /// Check whether a running server is ready (exit code 0 or 1)
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Check the configuration of the server
     #[command(subcommand)]
@@ -149,11 +149,11 @@ enum Command {
     /// Make API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Measure the accuracy of a model on annotated images, compare two models, or certify a model
+    /// Measure the accuracy of a model on annotated images
     Eval(Box<eval::EvalArgs>),
     /// Measure latency and throughput
     Bench(bench::BenchArgs),
-    /// Compute how many replicas serve a rate of requests within a latency goal
+    /// Compute the number of replicas for a rate of requests and a latency
     Plan(plan::PlanArgs),
     /// Print a script that completes commands and flags in your shell
     #[command(after_help = COMPLETIONS_HELP)]
@@ -330,7 +330,7 @@ impl RuntimeArgs {
 /// the exit code.
 pub(crate) fn run() -> ExitCode {
     relaunch::with_variables();
-    let matches = Cli::command().try_get_matches();
+    let matches = help::command().try_get_matches();
     let matches = matches.unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let aborts = matches!(cli.command, Command::Serve(_) | Command::LoadTrial(_));

@@ -4,13 +4,13 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use clap::builder::PossibleValuesParser;
-use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 use sightline::catalogue;
 
 use super::say::{Closed, say};
-use super::{Cli, staging};
+use super::{help, staging};
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
@@ -46,7 +46,7 @@ fn completed() -> clap::Command {
     let names = || PossibleValuesParser::new(catalogue::names());
     [("pull", "names"), ("export", "name"), ("models", "name")]
         .into_iter()
-        .fold(Cli::command(), |cli, (command, argument)| {
+        .fold(help::command(), |cli, (command, argument)| {
             cli.mut_subcommand(command, |command| {
                 command.mut_arg(argument, |argument| argument.value_parser(names()))
             })
@@ -61,7 +61,7 @@ pub(super) fn man(args: &ManArgs) -> Result<()> {
     let folder = &args.folder;
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create the folder {}", folder.display()))?;
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = help::command().disable_help_subcommand(true);
     command.build();
     let count = pages(&command, folder)?;
     say!("{}: wrote {count} manual pages", folder.display())

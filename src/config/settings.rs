@@ -182,8 +182,8 @@ pub struct Settings {
     /// Largest request body, in bytes [default: 33554432]
     #[arg(long, env = "SIGHTLINE_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
-    /// Memory for all requests together, such as 614MiB or 2GiB; it is divided among the four parts
-    /// below, and the models come on top [default: 60 % of the cgroup's memory limit or of the
+    /// Memory for all requests together, such as 614MiB or 2GiB; it is divided among bodies, images,
+    /// tensors and responses, and the models come on top [default: 60 % of the cgroup's memory limit or of the
     /// physical memory, whichever is smaller]
     #[arg(long, env = "SIGHTLINE_MEMORY_BUDGET", value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,

@@ -13,6 +13,9 @@ use crate::image::ImageSize;
 /// Opacity, 0..=255, of the thin black or white seam on both sides of a box's outline.
 const SEAM_ALPHA: u8 = 130;
 
+/// Height of the lowest image that gets labels, in plates.
+const LOWEST: i64 = 4;
+
 /// Converts a box to whole pixels, with a width and height of at least 1. Edges that are more than
 /// `margin` pixels outside of the image are moved to this distance, at which the outline is not
 /// visible either. NaN edges count as 0.
@@ -78,7 +81,7 @@ fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
 /// there is no room above.
 ///
 /// The rectangle stays inside the image, and a text wider than the image is cut. If the image is lower
-/// than a line of text, nothing is drawn.
+/// than four lines of text, nothing is drawn.
 pub fn label(image: &mut RgbImage, bounding_box: BoxXyxy, text: &str, color: Color) {
     let Some(plate) = Plate::new(image, text) else {
         return;
@@ -134,15 +137,15 @@ struct Plate {
 }
 
 impl Plate {
-    /// Returns the plate for `text` in an image, cut to the width of the image. `None` if the image is
-    /// too small for it, or if `text` is empty.
+    /// Returns the plate for `text` in an image, cut to the width of the image. `None` if `text` is empty, or if the
+    /// image is lower than [`LOWEST`] plates, which would hide the image.
     fn new(image: &RgbImage, text: &str) -> Option<Self> {
         let size = Sizes::of(image).text;
         let padding = (size * 0.3).ceil() as i64;
         let height = (size * 1.2).ceil() as i64;
         let room = i64::from(image.width()) - 2 * padding;
         let text = fit(text, size, room as f32);
-        if i64::from(image.height()) < height || text.is_empty() {
+        if i64::from(image.height()) < LOWEST * height || text.is_empty() {
             return None;
         }
         Some(Self {

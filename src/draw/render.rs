@@ -13,6 +13,8 @@ use crate::postprocess::segment::{ClassShare, Mask};
 
 /// Opacity of a mask's colors, 0..=1.
 const MASK_ALPHA: f32 = 0.55;
+/// Short side in pixels of the smallest image whose masks have outlines by default.
+const OUTLINED: u32 = 64;
 /// JPEG quality, 1..=100; high enough that the edges of masks and letters stay clean.
 const JPEG_QUALITY: u8 = 90;
 
@@ -32,7 +34,7 @@ pub fn segmentation(
     let tint = Tint {
         palette: std::array::from_fn(|class| scheme.color(class)),
         alpha: MASK_ALPHA,
-        outline: style.line_width(Sizes::of(image)),
+        outline: outline(image, style),
     };
     overlay(image, mask, &tint, cancel)?;
     let mut shown: Vec<&ClassShare> = classes.iter().filter(|class| class.class_id != 0).collect();
@@ -52,6 +54,16 @@ pub fn segmentation(
         .collect();
     legend(image, &entries);
     cancel.check()
+}
+
+/// Returns the width of a mask's outlines in pixels. Without a chosen width, an image whose lines would cover much of
+/// it has none.
+fn outline(image: &RgbImage, style: Style) -> u32 {
+    let short = image.width().min(image.height());
+    match style.line_width {
+        None if short < OUTLINED => 0,
+        _ => style.line_width(Sizes::of(image)),
+    }
 }
 
 /// Draws a box and a label for each of `detections`, with one color per class. `labels` holds the
@@ -90,8 +102,11 @@ pub fn detections(
     cancel.check()
 }
 
-/// Returns a share, 0 to 1, as a percentage without decimals.
+/// Returns a share, 0 to 1, as a percentage without decimals, and `<1%` for one that is not 0 but rounds to it.
 fn percent(share: f32) -> String {
+    if share > 0.0 && share < 0.005 {
+        return "<1%".to_owned();
+    }
     format!("{:.0}%", share * 100.0)
 }
 
@@ -180,6 +195,36 @@ mod tests {
             let bytes = encode(&image, DrawnFormat::Jpeg, &Cancel::never()).unwrap();
             assert!(bytes.starts_with(&[0xFF, 0xD8]) && bytes.ends_with(&[0xFF, 0xD9]));
         }
+    }
+
+    #[test]
+    fn small_shares_are_not_called_nothing() {
+        for (share, expected) in [
+            (0.0, "0%"),
+            (0.000_1, "<1%"),
+            (0.004_9, "<1%"),
+            (0.006, "1%"),
+            (0.994, "99%"),
+            (1.0, "100%"),
+        ] {
+            assert_eq!(percent(share), expected);
+        }
+    }
+
+    #[test]
+    fn masks_of_tiny_images_have_no_outlines() {
+        let width = |side, line_width| {
+            let style = Style {
+                line_width,
+                ..Style::default()
+            };
+            outline(&RgbImage::new(side, 2 * side), style)
+        };
+        assert_eq!(
+            [width(8, None), width(64, None), width(4400, None)],
+            [0, 1, 20]
+        );
+        assert_eq!(width(8, Some(3)), 3);
     }
 
     #[test]

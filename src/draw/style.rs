@@ -10,30 +10,18 @@ use crate::postprocess::segment::VOC_PALETTE;
 /// Widths of drawn lines that a client may choose, in pixels of the image.
 pub const LINE_WIDTHS: RangeInclusive<u32> = 1..=100;
 
-/// Twenty saturated colors that differ from each other and from most backgrounds. Neighbors in the list
-/// differ most.
-const BRIGHT: [Color; 20] = [
-    [230, 57, 70],
-    [33, 150, 243],
-    [255, 183, 3],
-    [46, 174, 82],
-    [156, 57, 206],
-    [255, 112, 40],
-    [0, 184, 196],
-    [236, 64, 160],
-    [148, 199, 36],
-    [84, 92, 224],
-    [178, 106, 40],
-    [120, 214, 255],
-    [200, 30, 30],
-    [128, 222, 164],
-    [255, 148, 190],
-    [0, 110, 120],
-    [214, 170, 255],
-    [128, 128, 0],
-    [255, 224, 102],
-    [120, 20, 90],
-];
+/// Returns the color of a class, the same as in the playground (`web/colors.js`): the hues of neighboring ids are a
+/// golden angle apart, so that no two of the first hundred classes have the same color.
+fn bright(class_id: usize) -> Color {
+    let hue = (class_id as f64 * 137.508 + 12.0) % 360.0;
+    let lightness = if class_id % 3 == 1 { 0.68 } else { 0.58 };
+    let amplitude = 0.75 * f64::min(lightness, 1.0 - lightness);
+    [0.0, 8.0, 4.0].map(|offset| {
+        let k = (offset + hue / 30.0) % 12.0;
+        let wave = f64::min(k - 3.0, 9.0 - k).clamp(-1.0, 1.0);
+        (255.0 * (lightness - amplitude * wave)).round() as u8
+    })
+}
 
 /// Colors that people with any common color vision deficiency can tell apart. Source: Okabe and Ito,
 /// "Color Universal Design", 2008, without black.
@@ -50,7 +38,7 @@ const COLORBLIND: [Color; 7] = [
 /// The colors of the classes in a drawing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColorScheme {
-    /// Saturated colors, which repeat after 20 classes.
+    /// The colors of the playground, one for each class.
     Bright,
     /// The colors of PASCAL VOC, which are those of PNG masks; one for each class.
     Voc,
@@ -71,7 +59,7 @@ impl ColorScheme {
     pub(super) fn color(self, class_id: usize) -> Color {
         let cycled = |colors: &[Color]| colors[(class_id + colors.len() - 1) % colors.len()];
         match self {
-            Self::Bright => cycled(&BRIGHT),
+            Self::Bright => bright(class_id),
             Self::Colorblind => cycled(&COLORBLIND),
             // VOC's color of class 0 is the background's black.
             Self::Voc => VOC_PALETTE[(class_id % VOC_PALETTE.len()).max(1)],
@@ -159,6 +147,24 @@ impl From<DrawnFormat> for Drawing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bright_colors_are_those_of_the_playground() {
+        // Computed by `rgb` of web/colors.js.
+        for (class_id, expected) in [
+            (0, [228, 100, 68]),
+            (1, [112, 235, 172]),
+            (17, [68, 202, 228]),
+            (47, [228, 68, 81]),
+            (67, [112, 143, 235]),
+            (90, [68, 228, 142]),
+        ] {
+            assert_eq!(ColorScheme::Bright.color(class_id), expected, "{class_id}");
+        }
+        let colors = (0..100).map(|class_id| ColorScheme::Bright.color(class_id));
+        let distinct = colors.collect::<std::collections::HashSet<_>>();
+        assert_eq!(distinct.len(), 100);
+    }
 
     #[test]
     fn every_class_has_a_visible_color() {

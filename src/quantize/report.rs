@@ -57,7 +57,7 @@ pub struct ImageCounts {
 pub struct Timing {
     /// Size of the model's ONNX files in bytes.
     pub bytes: usize,
-    /// Median latency of one image with one thread on this machine, in milliseconds.
+    /// Latency of one image with one thread on this machine, in milliseconds: the lower quartile of the runs.
     pub milliseconds: f64,
 }
 

@@ -362,7 +362,8 @@ impl ModelStore {
         match catalogue::manifest(name) {
             Ok(Some(_)) => {
                 format!(
-                    "{place}; add the model: sightline export {name} --weights FILE -o DIR/{name}"
+                    "{place}; install it with `sightline pull {name}`, or your own checkpoint of it with \
+                     `sightline export {name} --weights FILE -o DIR/{name}`"
                 )
             }
             _ => format!(

@@ -150,7 +150,7 @@ fn judge_clock(seconds: u64, is_older: bool) -> Check {
             fix,
         );
     }
-    Check::ok("clock", format!("{seconds} s since 1970, plausible"))
+    Check::ok("clock", "it shows a plausible time")
 }
 
 #[cfg(test)]

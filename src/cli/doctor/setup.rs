@@ -58,12 +58,11 @@ pub(super) fn models(args: &StoreArgs) -> Check {
             let place = store
                 .directory()
                 .filter(|_| models.iter().any(|model| model.path.is_some()));
-            let place =
-                place.map_or_else(|| "built in".to_owned(), |path| path.display().to_string());
-            Check::ok(
-                "models",
-                format!("{} in {place}: {}", names.len(), names.join(", ")),
-            )
+            let place = place.map_or_else(
+                || "built in".to_owned(),
+                |path| format!("{} in {}", names.len(), path.display()),
+            );
+            Check::ok("models", format!("{place}: {}", names.join(", ")))
         }
     }
 }

@@ -240,7 +240,13 @@ impl<'a> Predictor<'a> {
                 match result {
                     Ok(result) => result.print(&self.model, &image.path, self.args.json)?,
                     Err(error) => {
-                        complain!("error: {}: {}", image.path.display(), why(&error));
+                        let (why, path) = (why(&error), image.path.display().to_string());
+                        // An error of reading the file names it already.
+                        if why.contains(&path) {
+                            complain!("error: {why}");
+                        } else {
+                            complain!("error: {path}: {why}");
+                        }
                         failed += 1;
                     }
                 }

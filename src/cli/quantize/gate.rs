@@ -116,7 +116,8 @@ fn is_slow(report: &Report) -> Option<String> {
              --force",
             report.int8.milliseconds,
             report.fp32.milliseconds,
-            "CPUs with VNNI (servers of 2019 and later) gain most."
+            "CPUs with VNNI (servers of 2019 and later) gain most. If other programs use the CPU, repeat the command \
+             without them."
         )
     })
 }

@@ -123,23 +123,53 @@ fn announce_ready(
     } = &app.identity;
     tracing::info!(%address, version, instance, seconds, "ready");
     notify::ready();
-    let target = curl_target(address, scheme, route);
+    let (look, target) = match address {
+        ListenAddress::Unix(path) => (
+            "Try:".to_owned(),
+            format!("--unix-socket '{path}' 'http://localhost{route}'"),
+        ),
+        address => {
+            let url = format!("{scheme}://{}", reachable(address));
+            (
+                format!("Open {url}/ in a browser, or try:"),
+                format!("'{url}{route}'"),
+            )
+        }
+    };
     let key = if app.keys.is_some() {
         " -H \"Authorization: Bearer $KEY\""
     } else {
         ""
     };
     tell!(
-        "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
+        "ready after {seconds:.2} s, instance {instance}, default model {default}. {look}\n  curl --data-binary @photo.jpg \
          -H 'content-type: image/jpeg'{key} {target}"
     );
 }
 
-/// Returns the arguments of curl that name `route` of the server at `address`, which serves `scheme` if it is a TCP
-/// address.
-fn curl_target(address: &ListenAddress, scheme: &str, route: &str) -> String {
+/// Returns host and port with which a program on this machine reaches the server: `localhost` if it listens on all
+/// addresses, for which a URL has no name.
+fn reachable(address: &ListenAddress) -> String {
     match address {
-        ListenAddress::Unix(path) => format!("--unix-socket '{path}' 'http://localhost{route}'"),
-        address => format!("'{scheme}://{address}{route}'"),
+        ListenAddress::Ip(ip) if ip.ip().is_unspecified() => format!("localhost:{}", ip.port()),
+        address => address.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_names_an_address_that_a_client_can_use() {
+        for (address, expected) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("0.0.0.0:8080", "localhost:8080"),
+            ("[::]:80", "localhost:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("example.org:1", "example.org:1"),
+        ] {
+            assert_eq!(reachable(&address.parse().unwrap()), expected);
+        }
     }
 }
