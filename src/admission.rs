@@ -25,6 +25,7 @@ pub use watch::Watch;
 use crate::app::App;
 use crate::batch::{BatchError, Forecast};
 use crate::budget::{Exhausted, Permit};
+use crate::cores::AdmittedRequest;
 use crate::error::ServeError;
 use crate::keys::KeyError;
 use crate::metrics::{Metrics, Rejection, RequestProgress};
@@ -123,6 +124,8 @@ pub struct Admission {
     forecast: Option<Forecast>,
     /// Whether the client has shortened the deadline.
     shortened: bool,
+    /// Counts the request until its results are ready.
+    _admitted: AdmittedRequest,
 }
 
 impl Admission {
@@ -144,6 +147,7 @@ impl Admission {
             progress: RequestProgress::default(),
             forecast: None,
             shortened: false,
+            _admitted: app.admitted.add(),
         })
     }
 
@@ -314,16 +318,20 @@ pub async fn pace(app: &App, error: &ServeError) {
         (Some(_), _) | (None, ServeError::BodyInterrupted) => return,
         (None, _) => &app.faults,
     };
-    let delay = pacer.delay(Instant::now());
     // Even a sleep of no time waits for the next tick of the timer, and another thread is woken for it.
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
+    if let Some(due) = pacer.due(Instant::now()) {
+        tokio::time::sleep_until(due.into()).await;
     }
 }
+
+/// Delayed events happen at multiples of this time. A thread that wakes up for one of them handles the others of the same
+/// moment, too, which costs less than to wake up for each.
+const TICK: Duration = Duration::from_millis(20);
 
 /// Limits the rate of an event: events over the rate are delayed, but only for a bounded time.
 #[derive(Debug)]
 pub struct Pacer {
+    created: Instant,
     interval: Duration,
     burst: Duration,
     longest: Duration,
@@ -332,10 +340,14 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Creates the pacer of rejections for lack of capacity: 250 per second without delay, and at most 2 s of
-    /// delay.
-    pub fn of_rejections() -> Self {
-        Self::new(Duration::from_millis(4))
+    /// Creates the pacer of rejections for lack of capacity by a server with `cores` cores: 250 per second and core
+    /// without delay, which take about a twentieth of each core, and at most 2 s of delay.
+    ///
+    /// Only clients that wait for the response before they retry become slower by the delay. If many clients send
+    /// requests independently of each other, a delay saves nothing, and holds their connections.
+    pub fn of_rejections(cores: usize) -> Self {
+        let cores = u32::try_from(cores.max(1)).unwrap_or(u32::MAX);
+        Self::new(Duration::from_millis(4) / cores)
     }
 
     /// Creates the pacer of responses to faulty requests: 1,000 per second without delay, and at most 2 s of delay.
@@ -344,12 +356,26 @@ impl Pacer {
     }
 
     fn new(interval: Duration) -> Self {
+        let created = Instant::now();
         Self {
+            created,
             interval,
             burst: Duration::from_millis(200),
             longest: Duration::from_secs(2),
-            next: Mutex::new(Instant::now()),
+            next: Mutex::new(created),
         }
+    }
+
+    /// Returns when the event that happens at `now` may continue: a multiple of [`TICK`] after the creation of the pacer.
+    /// `None` if the event need not wait.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let delay = self.delay(now);
+        if delay.is_zero() {
+            return None;
+        }
+        let passed = (now + delay).saturating_duration_since(self.created);
+        let ticks = passed.as_nanos().div_ceil(TICK.as_nanos());
+        Some(self.created + TICK * u32::try_from(ticks).ok()?)
     }
 
     /// Returns how long the event that happens at `now` must wait.
@@ -411,7 +437,7 @@ mod tests {
 
     #[test]
     fn rejections_are_paced_in_a_flood_only() {
-        let pacer = Pacer::of_rejections();
+        let pacer = Pacer::of_rejections(1);
         let start = Instant::now() + Duration::from_secs(1);
         let delays = |at: Instant, count: usize| -> Vec<u128> {
             let delay = |_| pacer.delay(at).as_millis();
@@ -424,5 +450,32 @@ mod tests {
         let later = start + Duration::from_secs(2);
         assert_eq!(delays(later, 1), [4]);
         assert_eq!(delays(later + Duration::from_secs(1), 1), [0]);
+    }
+
+    #[test]
+    fn more_cores_reject_more_without_delay() {
+        let pacer = Pacer::of_rejections(4);
+        let start = Instant::now() + Duration::from_secs(1);
+        let undelayed = (0..1000).take_while(|_| pacer.delay(start).is_zero());
+        assert_eq!(undelayed.count(), 200);
+    }
+
+    #[test]
+    fn delayed_rejections_continue_in_groups() {
+        let pacer = Pacer::of_rejections(1);
+        let start = Instant::now() + Duration::from_secs(1);
+        assert!((0..50).all(|_| pacer.due(start).is_none()));
+        let due: Vec<Instant> = (0..50).filter_map(|_| pacer.due(start)).collect();
+        assert_eq!(due.len(), 50);
+        for (index, due) in due.iter().enumerate() {
+            let exact = Duration::from_millis(4) * (index as u32 + 1);
+            let delay = due.duration_since(start);
+            assert!(
+                exact <= delay && delay < exact + TICK,
+                "{delay:?} for {exact:?}"
+            );
+        }
+        let moments = due.chunk_by(|a, b| a == b).count();
+        assert!((10..=11).contains(&moments), "{moments}");
     }
 }

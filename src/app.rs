@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::config::{AccessEvents, CorsOrigins, Share};
+use crate::cores::AdmittedRequests;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
 use crate::http::metrics::Pages;
@@ -73,6 +74,8 @@ pub struct App {
     pub traces: Option<Traces>,
     /// Rendered pages of metrics, which scrapes at the same time share.
     pub(crate) pages: Pages,
+    /// Counts the admitted requests, which need a core soon.
+    pub admitted: AdmittedRequests,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
@@ -128,7 +131,8 @@ impl App {
             access_log: AccessLog::new(AccessEvents::Off, Share::ALL),
             traces: None,
             pages: Pages::default(),
-            rejections: Pacer::of_rejections(),
+            admitted: AdmittedRequests::default(),
+            rejections: Pacer::of_rejections(image_threads),
             faults: Pacer::of_faults(),
             keys: None,
             cors: CorsOrigins::default(),

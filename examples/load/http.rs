@@ -100,6 +100,8 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
     /// Whether the server closes the connection after this response.
     pub(crate) closes: bool,
+    /// The milliseconds that the response states for the run of the network. `None` if it states none.
+    pub(crate) inference: Option<f64>,
 }
 
 impl Response {
@@ -214,38 +216,63 @@ pub(crate) fn read_response(stream: &mut impl Read) -> io::Result<Option<Respons
             };
         }
     };
-    let (status, length, closes) = parse_head(&input[..end])?;
+    let head = parse_head(&input[..end])?;
+    let Head { length, .. } = head;
     let mut body = input.split_off(end);
     let read = body.len().min(length);
     body.resize(length, 0);
     stream.read_exact(&mut body[read..])?;
     Ok(Some(Response {
-        status,
+        status: head.status,
         body,
-        closes,
+        closes: head.closes,
+        inference: head.inference,
     }))
 }
 
-/// Parses the head of a response. Returns the status code, the length of the body in bytes (0 if
-/// the head states none), and whether the server closes the connection after the response.
-fn parse_head(head: &[u8]) -> io::Result<(u16, usize, bool)> {
+/// The head of a response.
+struct Head {
+    status: u16,
+    /// Length of the body in bytes; 0 if the head states none.
+    length: usize,
+    /// Whether the server closes the connection after the response.
+    closes: bool,
+    /// The milliseconds of the run of the network.
+    inference: Option<f64>,
+}
+
+/// Parses the head of a response.
+fn parse_head(head: &[u8]) -> io::Result<Head> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed head of a response");
     let head = std::str::from_utf8(head).map_err(|_| malformed())?;
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1));
     let status = status.and_then(|status| status.parse().ok());
-    let (mut length, mut closes) = (0, false);
+    let mut parsed = Head {
+        status: status.ok_or_else(malformed)?,
+        length: 0,
+        closes: false,
+        inference: None,
+    };
     for line in lines {
         let Some((name, value)) = line.split_once(':') else {
             continue;
         };
         if name.eq_ignore_ascii_case("content-length") {
-            length = value.trim().parse().map_err(|_| malformed())?;
+            parsed.length = value.trim().parse().map_err(|_| malformed())?;
         } else if name.eq_ignore_ascii_case("connection") {
-            closes = value.trim().eq_ignore_ascii_case("close");
+            parsed.closes = value.trim().eq_ignore_ascii_case("close");
+        } else if name.eq_ignore_ascii_case("server-timing") {
+            parsed.inference = inference_millis(value);
         }
     }
-    Ok((status.ok_or_else(malformed)?, length, closes))
+    Ok(parsed)
+}
+
+/// Returns the milliseconds of the run of the network in `timing`, the value of a header `Server-Timing`.
+pub(crate) fn inference_millis(timing: &str) -> Option<f64> {
+    let mut stages = timing.split(',');
+    stages.find_map(|stage| stage.trim().strip_prefix("inference;dur=")?.parse().ok())
 }
 
 #[cfg(test)]
@@ -254,9 +281,11 @@ mod tests {
 
     #[test]
     fn responses_are_read_to_their_end() {
-        let text = "HTTP/1.1 429 Too Many\r\nContent-Length: 3\r\nconnection: close\r\n\r\nabc";
+        let text = "HTTP/1.1 429 Too Many\r\nContent-Length: 3\r\nconnection: close\r\n\
+                    server-timing: queue;dur=0.1, inference;dur=2.5, total;dur=3\r\n\r\nabc";
         let response = read_response(&mut text.as_bytes()).unwrap().unwrap();
         assert_eq!((response.status, response.closes), (429, true));
+        assert_eq!(response.inference, Some(2.5));
         assert_eq!(response.body, b"abc");
         assert!(read_response(&mut [].as_slice()).unwrap().is_none());
         for cut in [10, text.len() - 1] {
@@ -271,6 +300,7 @@ mod tests {
             status: 200,
             body: br#"[{"label":"cat"},{"label":"cat"}]"#.to_vec(),
             closes: false,
+            inference: None,
         };
         assert!(response.has_label("cat", 2));
         assert!(!response.has_label("cat", 1) && !response.has_label("dog", 2));

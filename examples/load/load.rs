@@ -84,7 +84,7 @@ pub(crate) fn closed(target: &Target<'_>, connections: usize, period: Period) ->
 
 /// Sends the request `rate` times per second for `period`. Arrivals do not wait for responses, as
 /// long as one of the `connections` connections is free. Latencies are measured from the arrival
-/// times.
+/// times, and from sending as well.
 ///
 /// Each thread takes the next arrival time, sleeps until then, and sends the request, so that no
 /// thread has to wake another thread.
@@ -109,8 +109,15 @@ pub(crate) fn open(
                 return;
             }
             std::thread::sleep(arrival.saturating_duration_since(Instant::now()));
-            tally.late += u64::from(arrival.elapsed() > LATE);
+            let sent = Instant::now();
+            tally.late += u64::from(sent - arrival > LATE);
+            let results = tally.latencies.len();
             target.send(&mut connection, arrival, &counted, tally);
+            if tally.latencies.len() > results {
+                tally
+                    .from_sending
+                    .push(sent.elapsed().as_secs_f64() * 1000.0);
+            }
         }
     })
 }

@@ -26,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Address of the server's admin listener. `None` if the server has none.
     pub(crate) admin: Option<SocketAddr>,
+    /// Address of the server's gRPC listener. `None` if the server has none.
+    pub(crate) grpc: Option<SocketAddr>,
 }
 
 impl Server {
@@ -55,6 +57,13 @@ impl Server {
             let _ = child.kill();
             bail!("the server printed {line:?} instead of its address");
         };
+        let mut grpc = None;
+        if args.contains(&"--grpc-listen") {
+            line.clear();
+            stdout.read_line(&mut line)?;
+            let address = line.trim().strip_prefix("gRPC on ");
+            grpc = address.and_then(|address| address.parse().ok());
+        }
         let mut admin = None;
         if args.contains(&"--admin-listen") {
             line.clear();
@@ -69,6 +78,7 @@ impl Server {
             child,
             address,
             admin,
+            grpc,
         };
         server.wait_until_ready()?;
         Ok(server)

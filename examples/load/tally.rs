@@ -11,8 +11,12 @@ use crate::http::Response;
 pub(crate) struct Tally {
     /// Number of responses by status code.
     pub(crate) statuses: BTreeMap<u16, u64>,
-    /// Latency of each response with status 200, in milliseconds.
+    /// Latency of each response with status 200, in milliseconds. In an open loop, it is measured from the arrival time
+    /// of the request.
     pub(crate) latencies: Vec<f64>,
+    /// Latency of each response with status 200 in an open loop, measured from the sending of the request, in
+    /// milliseconds.
+    pub(crate) from_sending: Vec<f64>,
     /// Number of responses with status 200 and no wrong result that arrived while responses were
     /// counted.
     pub(crate) in_time: u64,
@@ -50,6 +54,7 @@ impl Tally {
             *self.statuses.entry(status).or_default() += count;
         }
         self.latencies.extend(other.latencies);
+        self.from_sending.extend(other.from_sending);
         self.in_time += other.in_time;
         self.lost += other.lost;
         self.wrong += other.wrong;
@@ -71,6 +76,11 @@ impl Tally {
     /// milliseconds; 0 if there are none.
     pub(crate) fn latency(&self, q: f64) -> f64 {
         quantile(&mut self.latencies.clone(), q)
+    }
+
+    /// Returns the quantile `q` (0 to 1) of the latencies from sending, in milliseconds; 0 if there are none.
+    pub(crate) fn latency_from_sending(&self, q: f64) -> f64 {
+        quantile(&mut self.from_sending.clone(), q)
     }
 
     /// Returns a line with the count of each status, and with the counts of lost requests and of

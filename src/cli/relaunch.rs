@@ -7,9 +7,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sightline::threads::usable_cores;
+
 /// Keeps ONNX Runtime from starting its telemetry, which has threads, a database in the user's cache and uploads.
 pub(super) const NO_TELEMETRY: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
-/// The variables that this program sets unless they are set.
+/// Number of glibc's arenas per core. By default there are 8 per core, that is one for nearly every thread: each keeps
+/// what its thread has freed, while another thread grows its own arena (docs/limits.md).
+const ARENAS_PER_CORE: usize = 2;
+/// The variables that this program sets unless they are set, and `MALLOC_ARENA_MAX`.
 const VARIABLES: [(&str, &str); 3] = [
     NO_TELEMETRY,
     // glibc returns buffers of at least 4 MiB to the operating system when they are freed, and smaller ones when a heap
@@ -27,7 +32,8 @@ pub(super) fn with_variables() {
     let is_privileged = is_privileged(&auxv);
     // glibc removes its own variables from a privileged program, which would start itself again for ever.
     let is_removed = |name: &str| is_privileged && name.starts_with("MALLOC_");
-    let missing = missing(|name| std::env::var_os(name).is_some() || is_removed(name));
+    let is_set = |name: &str| std::env::var_os(name).is_some() || is_removed(name);
+    let missing = missing(usable_cores(), is_set);
     if missing.is_empty() {
         return;
     }
@@ -67,9 +73,11 @@ fn is_loader(program: &Path) -> bool {
     name.starts_with(b"ld-") || name.starts_with(b"ld.so")
 }
 
-/// Returns the variables for which `is_set` returns `false`.
-fn missing(is_set: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
-    let variables = VARIABLES.into_iter();
+/// Returns the variables for which `is_set` returns `false`, with their values on a machine with `cores` cores.
+fn missing(cores: usize, is_set: impl Fn(&str) -> bool) -> Vec<(&'static str, String)> {
+    let arenas = cores.saturating_mul(ARENAS_PER_CORE).to_string();
+    let variables = VARIABLES.map(|(name, value)| (name, value.to_owned()));
+    let variables = variables.into_iter().chain([("MALLOC_ARENA_MAX", arenas)]);
     variables.filter(|(name, _)| !is_set(name)).collect()
 }
 
@@ -79,9 +87,14 @@ mod tests {
 
     #[test]
     fn variables_that_are_set_keep_their_values() {
-        assert_eq!(missing(|_| false), VARIABLES);
-        assert_eq!(missing(|name| name.starts_with("MALLOC")), [NO_TELEMETRY]);
-        assert_eq!(missing(|_| true), []);
+        let all = missing(4, |_| false);
+        let all: Vec<(&str, &str)> = all.iter().map(|(name, value)| (*name, &**value)).collect();
+        assert_eq!(all[..3], VARIABLES);
+        assert_eq!(all[3..], [("MALLOC_ARENA_MAX", "8")]);
+        let (name, value) = NO_TELEMETRY;
+        let other = missing(4, |name| name.starts_with("MALLOC"));
+        assert_eq!(other, [(name, value.to_owned())]);
+        assert_eq!(missing(4, |_| true), []);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Runs never wait for cores. The operating system shares them among the workers of several models; a run that waited
 //! for its turn would wait for the whole run of a slow network (docs/BENCHMARKS.md has the measurements).
 
+mod admitted;
 mod scaling;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+pub use admitted::{AdmittedRequest, AdmittedRequests};
 pub use scaling::{MeasuredWidth, Scaling};
 
 /// Which runs may take more cores than the threads of their worker's session.

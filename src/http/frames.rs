@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -14,6 +14,12 @@ use super::stream::pass_writes;
 
 /// Length of the head of a frame in bytes.
 const HEAD: usize = 9;
+/// Cost of frames after which a connection lets other tasks run, although it could read more: h2 parses every frame that
+/// it can read before it returns. A byte costs 1, but those of bodies cost less, see [`Parser::cost`].
+const MAX_BURST: usize = 16 << 10;
+/// Number of bytes of bodies that cost as much as one other byte: they are passed on, not parsed, and flow control limits
+/// them.
+const BODY_BYTES: usize = 16;
 /// The types of frames that carry requests and bodies.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -35,6 +41,8 @@ pub(super) struct Frames<S> {
     inner: S,
     activity: Arc<Activity>,
     parser: Parser,
+    /// Cost of the frames that were read since the connection last let other tasks run.
+    burst: usize,
 }
 
 impl<S> Frames<S> {
@@ -44,6 +52,7 @@ impl<S> Frames<S> {
             inner,
             activity,
             parser: Parser::default(),
+            burst: 0,
         }
     }
 }
@@ -62,6 +71,10 @@ struct Parser {
     filled: usize,
     /// Number of bytes before the next head.
     skip: usize,
+    /// Whether these bytes are those of a body.
+    in_body: bool,
+    /// Number of bytes of bodies that were read.
+    body: usize,
     /// When the last answer to a ping arrived.
     pong: Option<Instant>,
 }
@@ -72,6 +85,8 @@ impl Default for Parser {
             head: [0; HEAD],
             filled: 0,
             skip: PREFACE.len(),
+            in_body: false,
+            body: 0,
             pong: None,
         }
     }
@@ -84,6 +99,7 @@ impl Parser {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
+            self.body += if self.in_body { skipped } else { 0 };
             bytes = &bytes[skipped..];
             let taken = (HEAD - self.filled).min(bytes.len());
             self.head[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
@@ -100,6 +116,7 @@ impl Parser {
     fn frame(&mut self) -> usize {
         let [high, middle, low, kind, flags, ..] = self.head;
         self.filled = 0;
+        self.in_body = kind == DATA;
         self.skip = u32::from_be_bytes([0, high, middle, low]) as usize;
         match kind {
             DATA => data_overhead(self.skip),
@@ -109,6 +126,13 @@ impl Parser {
             PRIORITY => OBSOLETE,
             _ => HEAD + self.skip,
         }
+    }
+
+    /// Returns the cost of `bytes` bytes of frames, after [`Parser::overhead`] has read them: that of all bytes but those of
+    /// bodies, and a sixteenth of those.
+    fn cost(&mut self, bytes: usize) -> usize {
+        let body = std::mem::take(&mut self.body);
+        bytes.saturating_sub(body) + body / BODY_BYTES
     }
 
     /// Records an answer to a ping, and returns whether the one before it has just arrived.
@@ -124,9 +148,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.burst >= MAX_BURST {
+            self.burst = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        let overhead = self.parser.overhead(&buffer.filled()[before..]);
+        let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(context, buffer) else {
+            self.burst = 0;
+            return Poll::Pending;
+        };
+        read?;
+        let read = &buffer.filled()[before..];
+        let overhead = self.parser.overhead(read);
+        self.burst += self.parser.cost(read.len());
         Poll::Ready(self.activity.overhead(overhead))
     }
 }
@@ -135,6 +170,7 @@ pass_writes!(Frames);
 
 #[cfg(test)]
 mod tests {
+    use super::super::server::ConnectionTimeouts;
     use super::*;
 
     fn frame(kind: u8, length: usize) -> Vec<u8> {
@@ -151,6 +187,41 @@ mod tests {
         assert_eq!(parser.overhead(PREFACE), 0);
         assert_eq!(parser.overhead(&pong), 17);
         assert_eq!(parser.overhead(&pong), EARLY_PONG);
+    }
+
+    /// Returns how many bytes of `sent` a connection reads before it lets other tasks run.
+    fn burst(sent: &[u8]) -> usize {
+        let activity = Activity::new(ConnectionTimeouts::default(), Arc::default());
+        activity.multiplex(1 << 20);
+        let mut io = Frames::new(sent, Arc::new(activity));
+        io.parser.skip = 0;
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut bytes = 0;
+        while bytes < sent.len() {
+            let mut part = [0; 1 << 10];
+            let mut part = ReadBuf::new(&mut part);
+            if Pin::new(&mut io)
+                .poll_read(&mut context, &mut part)
+                .is_pending()
+            {
+                break;
+            }
+            bytes += part.filled().len();
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_connection_with_much_to_read_lets_other_tasks_run() {
+        // Heads of requests, and bodies in frames of one byte.
+        let heads = frame(HEADERS, 119).repeat(1 << 10);
+        assert_eq!(burst(&heads), MAX_BURST);
+        let tiny = frame(DATA, 1).repeat(10 << 10);
+        assert!((MAX_BURST..MAX_BURST + (4 << 10)).contains(&burst(&tiny)));
+        // Bodies in large frames.
+        let large = frame(DATA, 16 << 10).repeat(64);
+        let bytes = burst(&large);
+        assert!((200 << 10..256 << 10).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -321,6 +321,8 @@ async fn a_deadline_and_a_client_that_leaves_end_the_work() {
     let request = || call(INFER, framed(&[image("", png_file())]));
     let ended = send(app, with(request(), "grpc-timeout", "50m")).await;
     assert_eq!(ended.code, "4");
+    // The image of the first call leaves the queue, which has one place.
+    eventually(app, "sightline_queue_depth", 0.0).await;
     let leaving = tokio::spawn({
         let app = Arc::clone(app);
         let request = request();
@@ -332,6 +334,26 @@ async fn a_deadline_and_a_client_that_leaves_end_the_work() {
         let _ = setup.permits.send(());
     }
     expect_nothing_reserved(app).await;
+}
+
+#[tokio::test]
+async fn the_requests_of_calls_and_of_streams_need_cores_until_they_have_results() {
+    for path in [INFER, STREAM] {
+        let setup = Setup::new(Behavior::Logits, Limits::default());
+        let app = &setup.app;
+        let request = call(path, framed(&[image("", png_file())]));
+        assert_eq!(app.admitted.count(), 0);
+        let sent = tokio::spawn({
+            let app = Arc::clone(app);
+            async move { send(&app, request).await.code }
+        });
+        while app.admitted.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        setup.permits.send(()).unwrap();
+        assert_eq!(sent.await.unwrap(), "0", "{path}");
+        assert_eq!(app.admitted.count(), 0, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -38,6 +38,10 @@ const MAX_ERROR_RESETS: usize = 100;
 const PING_PERIOD: Duration = Duration::from_secs(30);
 /// Time within which a client must answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum size of a frame of a client. Each frame of a body wakes up the task of its stream, so larger ones cost less.
+const MAX_FRAME: u32 = 64 << 10;
+/// Size of a frame that HTTP/2 always allows.
+const MIN_FRAME: u32 = 16 << 10;
 /// Maximum number of bytes of a response that are passed to a stream at a time.
 const MAX_BUFFERED: usize = 64 << 10;
 
@@ -119,6 +123,8 @@ fn builder(spawner: Spawner, window: Window) -> http2::Builder<Spawner> {
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_concurrent_streams(MAX_STREAMS)
+        // The memory of an incomplete frame is bounded with that of unread bytes.
+        .max_frame_size((window.0 / 4).clamp(MIN_FRAME, MAX_FRAME))
         .initial_stream_window_size(window.0)
         .initial_connection_window_size(window.0)
         .max_send_buf_size(MAX_BUFFERED)

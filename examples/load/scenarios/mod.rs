@@ -12,6 +12,7 @@ mod overload;
 mod reload;
 mod retry_storm;
 mod soak;
+mod tensors;
 mod traffic;
 
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub(crate) enum Scenario {
     Drain,
     /// A model is replaced again and again, while clients request it
     Reload,
+    /// Raw fp32 tensors over REST and gRPC, whose time besides the run of the network is measured
+    Tensors,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -85,6 +88,7 @@ impl Scenario {
             Self::Keys => keys::run(plan, report),
             Self::Drain => drain::run(plan, report),
             Self::Reload => reload::run(plan, report),
+            Self::Tensors => tensors::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }
     }

@@ -237,10 +237,10 @@ fn app(config: &ServeConfig, prepared: &Prepared, address: &ListenAddress) -> Re
 
 /// Returns the count of the cores that the runs of all models share.
 fn cores(app: &App, config: &ServeConfig) -> Arc<Cores> {
-    let (pool, in_flight) = (app.pool.clone(), app.metrics.in_flight.clone());
+    let (pool, admitted) = (app.pool.clone(), app.admitted.clone());
     // Requests that are still being received or wait in a queue need a core soon. One of them is that of the run.
     let images = move || {
-        let others = usize::try_from(in_flight.get().saturating_sub(1)).unwrap_or(0);
+        let others = admitted.count().saturating_sub(1);
         pool.busy_threads().max(others)
     };
     Arc::new(Cores::new(config.cores, config.performance, images))

@@ -15,11 +15,6 @@ impl Activity {
         self.lock().phase = Phase::Streams(Streams::new(window));
     }
 
-    /// Returns whether the connection uses HTTP/2.
-    pub(in crate::http) fn is_multiplexed(&self) -> bool {
-        matches!(self.lock().phase, Phase::Streams(_))
-    }
-
     /// Counts a new stream, and returns whether no other one is in flight.
     pub(super) fn opens_first_stream(&self) -> bool {
         match &mut self.lock().phase {
