@@ -19,6 +19,7 @@ mod isa;
 mod lookup;
 #[cfg(target_arch = "x86_64")]
 mod lookup_avx2;
+mod phase;
 mod pointwise;
 #[cfg(target_arch = "x86_64")]
 mod pointwise_avx2;
@@ -28,6 +29,8 @@ mod reference;
 mod requantize;
 mod rows;
 mod spec;
+#[cfg(target_arch = "x86_64")]
+mod stack;
 #[cfg(test)]
 mod tests;
 
@@ -46,10 +49,18 @@ pub use spec::DepthwiseSpec;
 const LANES: usize = 64;
 /// Number of kernel taps or input channels that the kernels multiply together for each element.
 const QUAD: usize = 4;
+/// Weights that a vector instruction multiplies, aligned so that it reads a single cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Weights([i8; LANES]);
+
 /// Order of the 32-bit parts of a vector of 32 results that brings the results of each of four
 /// registers together. Packing four registers of 8 results interleaves them: four results of each register at a time.
 #[cfg(target_arch = "x86_64")]
 const UNPACKED: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+/// [`UNPACKED`] for a vector of 64 results, packed from four registers of 16 results.
+#[cfg(target_arch = "x86_64")]
+const UNPACKED_WIDE: [i32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// Returns the number of channels that ONNX Runtime's blocked layout (`NCHWc`) stores next to each
 /// other for each pixel on this CPU. `None` if this crate has no kernel for the layout.

@@ -6,7 +6,7 @@ use super::error::{KernelError, check_length};
 use super::isa::Isa;
 use super::lookup;
 use super::requantize::{pairs_fit, requantize};
-use super::{LANES, QUAD};
+use super::{LANES, QUAD, Weights};
 
 /// Number of output channels of a [`Block`].
 pub(super) const COLUMNS: usize = 16;
@@ -47,12 +47,6 @@ pub struct PointwiseSpec {
     /// requantized output.
     pub table: Option<Box<[u8; 256]>>,
 }
-
-/// Weights of 16 output channels for four input channels, aligned so that a vector load
-/// reads a single cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Weights(pub(super) [i8; LANES]);
 
 /// A pointwise convolution of `[pixels, C] u8`. The weights, biases and multipliers are stored in the
 /// order in which the kernel reads them.
