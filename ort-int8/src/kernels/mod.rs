@@ -23,6 +23,8 @@ mod phase;
 mod pointwise;
 #[cfg(target_arch = "x86_64")]
 mod pointwise_avx2;
+#[cfg(target_arch = "x86_64")]
+mod pointwise_avx512;
 mod quantize;
 #[cfg(test)]
 mod reference;

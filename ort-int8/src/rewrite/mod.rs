@@ -69,8 +69,11 @@ const CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
 pub(crate) enum Operators {
     /// Only [`LOOKUP`], which is faster than the nodes that it replaces on any CPU.
     Lookup,
-    /// [`LOOKUP`], [`DEPTHWISE`] and [`QUANTIZE`], for CPUs with AVX-512.
-    Avx512,
+    /// All operators, for CPUs with AVX-512.
+    Avx512 {
+        /// Whether a `QLinearAdd` may be replaced.
+        additions: bool,
+    },
     /// All operators, for CPUs with AVX2. Convolutions are replaced only if their weights fit: see
     /// [`pairs_fit`].
     Avx2 {
@@ -86,15 +89,17 @@ impl Operators {
     /// Returns the selections for this CPU, the one with most operators first.
     pub(crate) fn for_this_cpu() -> Vec<Self> {
         let isa = Isa::detect();
+        // That an addition has operands of different shapes is found by the comparison only.
         if isa.is_avx512() {
-            return vec![Self::Avx512];
+            return [true, false]
+                .map(|additions| Self::Avx512 { additions })
+                .to_vec();
         }
         if !isa.is_avx2() {
             return vec![Self::Lookup];
         }
         // `QUANTIZE` has an AVX2 form for blocks of 8 channels only.
         let block = channel_block().filter(|block| *block == 8);
-        // That an addition has operands of different shapes is found by the comparison only.
         let selections = [true, false].map(|additions| Self::Avx2 { block, additions });
         selections.to_vec()
     }
@@ -130,9 +135,13 @@ pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rew
     lookup::replace(&mut editor);
     match operators {
         Operators::Lookup => {}
-        Operators::Avx512 => {
+        Operators::Avx512 { additions } => {
+            if additions {
+                addition::move_transposes(&mut editor);
+            }
             quantize::replace(&mut editor, 16);
             depthwise::replace(&mut editor, operators);
+            pointwise::replace(&mut editor, operators, additions);
         }
         Operators::Avx2 { block, additions } => {
             if additions {
