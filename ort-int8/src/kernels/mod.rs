@@ -1,6 +1,6 @@
 //! Int8 kernels for operations whose kernels in ONNX Runtime are slow: depthwise and pointwise
-//! convolution, addition, lookup tables for functions of one element, and quantization of ONNX
-//! Runtime's blocked fp32 layout.
+//! convolution, addition, products with a gate, lookup tables for functions of one element, and
+//! quantization of ONNX Runtime's blocked fp32 layout.
 //!
 //! Int8 tensors are uint8 with the channels last: `[N, H, W, C]`. Results are bit-identical to
 //! those of ONNX Runtime's own kernels. Each kernel has a form for each [`Isa`] that gains from it, and
@@ -15,6 +15,7 @@ mod depthwise_avx2;
 #[cfg(target_arch = "x86_64")]
 mod depthwise_avx512;
 mod error;
+mod gate;
 mod isa;
 mod lookup;
 #[cfg(target_arch = "x86_64")]
@@ -39,6 +40,7 @@ mod tests;
 pub use add::Addition;
 pub use depthwise::{Depthwise, Image, Scratch};
 pub use error::KernelError;
+pub use gate::Gate;
 pub use isa::Isa;
 pub use lookup::lookup;
 pub use pointwise::{Pointwise, PointwiseSpec};

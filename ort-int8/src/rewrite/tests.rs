@@ -7,6 +7,7 @@ use prost::Message;
 use super::*;
 use crate::random::uniform;
 
+mod gate;
 mod pointwise;
 
 /// Every operator of this crate, for CPUs with AVX2.
@@ -378,19 +379,11 @@ const CHANGES: &[Change] = &[
     (
         "another reader of the gate",
         |g| g.node[6].input.push("gate".to_owned()),
-        &[QUANTIZE, DEPTHWISE, "QLinearConcat", LOOKUP, "Flatten"],
+        &[QUANTIZE, DEPTHWISE, LOOKUP, LOOKUP, "Flatten"],
     ),
     (
         "a gate of something else",
         |g| g.node[4].input[2] = "x".to_owned(),
-        &[
-            QUANTIZE,
-            DEPTHWISE,
-            "QLinearConcat",
-            "QLinearMul",
-            "Flatten",
-        ],
-    ),
         &[QUANTIZE, DEPTHWISE, LOOKUP, "QLinearMul", "Flatten"],
     ),
     (
