@@ -2,18 +2,56 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use onnx_export::quantize::{Layer, Range};
+use onnx_export::quantize::{Layer, Range, Target};
 
 use super::QuantizeFailure;
 use super::search::Search;
 
-/// Nanoseconds that int8 saves per multiplication, on one core. Only the ratio to
-/// [`COST_PER_ELEMENT`] matters. Convolutions with several groups, such as depthwise ones, save
-/// nothing: ONNX Runtime's int8 kernels for them are not faster.
-const SAVED_PER_MULTIPLICATION: f64 = 0.06;
-/// Nanoseconds to quantize and dequantize one element of the input or output of an fp32 layer, on
-/// one core.
-const COST_PER_ELEMENT: f64 = 1.0;
+/// Times in nanoseconds on one core of a CPU. Only their ratios matter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Times {
+    /// Time that int8 saves per multiplication of a layer with one group.
+    multiplication: f64,
+    /// Time that int8 saves per element of the output of a depthwise convolution. Convolutions with
+    /// other numbers of groups save nothing: they have no kernel in the crate `ort-int8`.
+    depthwise_output: f64,
+    /// Time to quantize and dequantize one element of the input or output of an fp32 layer.
+    element: f64,
+}
+
+impl Times {
+    /// Returns the times on CPUs of a family.
+    ///
+    /// Those for VNNI are measured with the kernels of `ort-int8` (docs/BENCHMARKS.md). On AVX2,
+    /// depthwise convolutions in int8 were not compared with fp32, so they count as not faster.
+    fn of(target: Target) -> Self {
+        match target {
+            Target::Vnni => Self {
+                multiplication: 0.014,
+                depthwise_output: 0.4,
+                element: 0.5,
+            },
+            Target::Avx2 => Self {
+                multiplication: 0.06,
+                depthwise_output: 0.0,
+                element: 1.0,
+            },
+        }
+    }
+
+    /// Returns how much longer `layer` takes in fp32 than in int8, given the number of elements of its
+    /// input and its output.
+    fn cost(self, layer: &Layer, input: f64, output: f64) -> f64 {
+        let multiplications = layer.multiplications as f64;
+        let is_depthwise = layer.weights == layer.groups * layer.multiplications;
+        let saved = match layer.groups {
+            1 => output * multiplications * self.multiplication,
+            _ if is_depthwise => output * self.depthwise_output,
+            _ => 0.0,
+        };
+        saved + (input + output) * self.element
+    }
+}
 
 /// Largest int8 file, as a share of the fp32 file's size. Quantized weights take a quarter of their
 /// size in fp32; the remaining 0.03 is for scales and for weights kept in fp32.
@@ -51,13 +89,8 @@ impl Search<'_> {
         let Some(layer) = self.layer(name) else {
             return 0.0;
         };
-        let saved = if layer.groups > 1 {
-            0.0
-        } else {
-            SAVED_PER_MULTIPLICATION
-        };
-        let elements = self.size(&layer.input) + self.size(&layer.output);
-        self.multiplications(layer) * saved + elements * COST_PER_ELEMENT
+        let (input, output) = (self.size(&layer.input), self.size(&layer.output));
+        Times::of(self.goal.target).cost(layer, input, output)
     }
 
     /// Returns the layer called `name`, or `None` if the network has none.

@@ -5,6 +5,9 @@ use super::isa::Isa;
 /// Number of bytes of a vector.
 #[cfg(target_arch = "x86_64")]
 const VECTOR: usize = 32;
+/// Number of elements of an AVX-512 register.
+#[cfg(target_arch = "x86_64")]
+const WIDE_VECTOR: usize = 64;
 
 /// The addition of a residual to a tensor: `saturate(round(x * ratio + residual * residual_ratio +
 /// offset))`, where `x` and `residual` are uint8 elements from which no zero point was subtracted.
@@ -36,7 +39,15 @@ impl Addition {
                 avx2_add(avx2, *self, values, residual);
                 self.plain_add(last, last_residual);
             }
-            _ => self.plain_add(values, residual),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(avx512) => {
+                let length = values.len().min(residual.len());
+                let (values, last) = values[..length].as_chunks_mut::<WIDE_VECTOR>();
+                let (residual, last_residual) = residual[..length].as_chunks::<WIDE_VECTOR>();
+                avx512_add(avx512, *self, values, residual);
+                self.plain_add(last, last_residual);
+            }
+            Isa::Scalar => self.plain_add(values, residual),
         }
     }
 
@@ -106,6 +117,50 @@ fearless_simd::kernel!(
             let high = _mm256_packs_epi32(c, d);
             let sums = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
             u8x32::simd_from(avx2, sums).store_slice(values);
+        }
+    }
+);
+
+#[cfg(target_arch = "x86_64")]
+fearless_simd::kernel!(
+    /// The AVX-512 form of `Addition::plain_add`.
+    fn avx512_add(
+        avx512: Avx512,
+        addition: Addition,
+        values: &mut [[u8; WIDE_VECTOR]],
+        residual: &[[u8; WIDE_VECTOR]],
+    ) {
+        use std::arch::x86_64::{
+            _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32, _mm512_fmadd_ps,
+            _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutexvar_epi32, _mm512_set1_ps,
+        };
+
+        use fearless_simd::{SimdBase, SimdFrom, i32x16, u8x16, u8x64};
+
+        let order = i32x16::simd_from(avx512, super::UNPACKED_WIDE).into();
+        let offset = _mm512_set1_ps(addition.offset);
+        let ratio = _mm512_set1_ps(addition.ratio);
+        let residual_ratio = _mm512_set1_ps(addition.residual_ratio);
+        for (values, residual) in values.iter_mut().zip(residual) {
+            let (x, y) = (values.as_chunks::<16>().0, residual.as_chunks::<16>().0);
+            let [a, b, c, d] = [0, 1, 2, 3].map(|part: usize| {
+                let wide = |bytes: [u8; 16]| {
+                    let bytes = u8x16::simd_from(avx512, bytes).into();
+                    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+                };
+                let (x, residual) = (wide(x[part]), wide(y[part]));
+                let sum = if addition.residual_first {
+                    let sum = _mm512_fmadd_ps(x, ratio, offset);
+                    _mm512_fmadd_ps(residual, residual_ratio, sum)
+                } else {
+                    let sum = _mm512_fmadd_ps(residual, residual_ratio, offset);
+                    _mm512_fmadd_ps(x, ratio, sum)
+                };
+                _mm512_cvtps_epi32(sum)
+            });
+            let packed = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let sums = _mm512_permutexvar_epi32(order, packed);
+            u8x64::simd_from(avx512, sums).store_slice(values);
         }
     }
 );

@@ -2,9 +2,12 @@
 
 use super::error::{KernelError, check_length};
 use super::isa::Isa;
+use super::phase::{Order, Phase};
 use super::requantize::{pairs_fit, requantize};
 use super::rows::Rows;
 use super::spec::DepthwiseSpec;
+#[cfg(target_arch = "x86_64")]
+use super::stack::Stack;
 use super::{LANES, QUAD};
 
 /// One uint8 image, channels last.
@@ -24,6 +27,7 @@ pub struct Image<'a> {
 /// Source: ONNX `QLinearConv` with as many groups as channels.
 pub struct Depthwise {
     isa: Isa,
+    order: Order,
     pub(super) channels: usize,
     pub(super) kernel: [usize; 2],
     pub(super) strides: [usize; 2],
@@ -40,24 +44,22 @@ pub struct Depthwise {
     pub(super) table: Option<Box<[u8; 256]>>,
 }
 
-/// Constants for the 64 elements of one vector, in four parts of 16 elements. The vector kernels
-/// interleave the bytes of four taps, which reorders the elements: part `k` holds elements `4 k`
-/// to `4 k + 3` of each group of sixteen, as the registers of 32-bit sums do.
-pub(super) struct Phase {
-    pub(super) bias: [[i32; 16]; 4],
-    pub(super) multipliers: [[f32; 16]; 4],
-    /// Weights by group of four consecutive taps and by part: the four weights of an element lie
-    /// next to each other, in the order of the taps.
-    pub(super) weights: Vec<[[i8; LANES]; 4]>,
-}
-
 /// Buffers that a convolution reuses in its next call.
 #[derive(Default)]
 pub struct Scratch {
-    /// Image width in pixels for which the padded input rows were allocated, and these rows. `None`
-    /// before the first call.
-    rows: Option<(usize, Rows)>,
+    /// `None` before the first call.
+    input: Option<Input>,
     last_row: Vec<[u8; LANES]>,
+}
+
+/// The padded rows of an input image.
+struct Input {
+    /// Width in pixels of the images for which the rows were allocated.
+    width: usize,
+    rows: Rows,
+    /// `None` if the kernel does not use a stack.
+    #[cfg(target_arch = "x86_64")]
+    stack: Option<Stack>,
 }
 
 impl Depthwise {
@@ -73,9 +75,11 @@ impl Depthwise {
         let isa = isa.for_weights(pairs_fit(&spec.weights, spec.kernel[0] * spec.kernel[1]));
         let channels = spec.bias.len();
         let count = channels / gcd(channels, LANES);
-        let phases = (0..count).map(|index| Phase::new(&spec, index * LANES));
+        let order = Order::of(&spec, isa);
+        let phases = (0..count).map(|index| Phase::new(&spec, order, index * LANES));
         Ok(Self {
             isa,
+            order,
             channels,
             phases: phases.collect(),
             kernel: spec.kernel,
@@ -142,28 +146,28 @@ impl Depthwise {
         scratch: &mut Scratch,
     ) -> Result<(), KernelError> {
         let row = self.check_image(image, first_row, output.len())?;
-        let width = image.width;
-        let rows = scratch.rows.take().filter(|(known, _)| *known == width);
-        let mut rows = rows.map_or_else(|| Rows::new(self, width), |(_, rows)| rows);
-        rows.clear();
+        let input = scratch.input.take();
+        let input = input.filter(|input| input.width == image.width);
+        let mut input = input.unwrap_or_else(|| Input::new(self, image.width));
+        input.clear();
         let vectors = row.div_ceil(LANES);
         scratch.last_row.resize(vectors, [0; LANES]);
         for index in 0..output.len() / row {
-            let taps = self.taps(&mut rows, image, first_row + index);
+            let y = first_row + index;
             // The kernel writes whole vectors, so it may write beyond the end of a row. There it
             // overwrites the next row, which is computed afterwards. If it would write beyond
             // `output`, it writes to `last_row` and the row is copied.
             let start = index * row;
             if start + vectors * LANES <= output.len() {
                 let vectors_from_start = output[start..].as_chunks_mut().0;
-                self.row(&taps, &mut vectors_from_start[..vectors]);
+                self.row(&mut input, image, y, &mut vectors_from_start[..vectors]);
             } else {
-                self.row(&taps, &mut scratch.last_row);
+                self.row(&mut input, image, y, &mut scratch.last_row);
                 let last_row = scratch.last_row.as_flattened();
                 output[start..][..row].copy_from_slice(&last_row[..row]);
             }
         }
-        scratch.rows = Some((width, rows));
+        scratch.input = Some(input);
         Ok(())
     }
 
@@ -227,7 +231,16 @@ impl Depthwise {
         taps
     }
 
-    fn row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
+    /// Computes output row `y`, in whole vectors.
+    fn row(&self, input: &mut Input, image: Image<'_>, y: usize, output: &mut [[u8; LANES]]) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Isa::Avx512(avx512), Some(stack)) = (self.isa, &mut input.stack) {
+            let push = |row: &_, stack: &mut _| super::depthwise_avx512::push(avx512, row, stack);
+            stack.advance((self, &mut input.rows), image, y, push);
+            let taps = stack.taps(self, &input.rows);
+            return super::depthwise_avx512::stacked_row(avx512, self, &taps, output);
+        }
+        let taps = &self.taps(&mut input.rows, image, y);
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(avx512) => super::depthwise_avx512::row(avx512, self, taps, output),
@@ -242,11 +255,11 @@ impl Depthwise {
         for (index, output) in output.iter_mut().enumerate() {
             let phase = &self.phases[index % self.phases.len()];
             for (lane, output) in output.iter_mut().enumerate() {
-                let (part, place) = place(lane);
+                let (part, place) = self.order.place(lane);
                 let mut sum = phase.bias[part][place];
                 for (quad, taps) in phase.weights.iter().zip(taps.as_chunks::<QUAD>().0) {
                     for (tap, pixels) in taps.iter().enumerate() {
-                        let weight = quad[part][QUAD * place + tap];
+                        let weight = quad[part].0[QUAD * place + tap];
                         let product = i32::from(pixels[index][lane]) * i32::from(weight);
                         sum = sum.wrapping_add(product);
                     }
@@ -260,38 +273,25 @@ impl Depthwise {
     }
 }
 
-/// Returns the part of a [`Phase`] that holds element `lane` of a vector, and the index of the
-/// element in this part.
-fn place(lane: usize) -> (usize, usize) {
-    (lane % 16 / 4, lane / 16 * 4 + lane % 4)
-}
-
-impl Phase {
-    /// Returns the constants of a vector whose first element belongs to channel `first` modulo the
-    /// number of channels.
-    fn new(spec: &DepthwiseSpec, first: usize) -> Self {
-        let channels = spec.bias.len();
-        let taps = spec.kernel[0] * spec.kernel[1];
-        let mut phase = Self {
-            bias: [[0; 16]; 4],
-            multipliers: [[0.0; 16]; 4],
-            weights: vec![[[0; LANES]; 4]; taps.div_ceil(QUAD)],
-        };
-        for lane in 0..LANES {
-            let (part, place) = place(lane);
-            let channel = (first + lane) % channels;
-            let weights = &spec.weights[channel * taps..][..taps];
-            for (tap, weight) in weights.iter().enumerate() {
-                phase.weights[tap / QUAD][part][QUAD * place + tap % QUAD] = *weight;
-            }
-            // The kernel multiplies weights by input values from which the zero point was not
-            // subtracted, so the bias subtracts the zero point times the sum of the weights.
-            let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
-            let zero = i32::from(spec.input_zero_point).wrapping_mul(sum);
-            phase.bias[part][place] = spec.bias[channel].wrapping_sub(zero);
-            phase.multipliers[part][place] = spec.multipliers[channel];
+impl Input {
+    /// Allocates the rows for images of `width` pixels.
+    fn new(layer: &Depthwise, width: usize) -> Self {
+        let rows = Rows::new(layer, width);
+        Self {
+            width,
+            #[cfg(target_arch = "x86_64")]
+            stack: (layer.order == Order::Stacked).then(|| Stack::new(&rows)),
+            rows,
         }
-        phase
+    }
+
+    /// Removes all rows, before those of another image are loaded.
+    fn clear(&mut self) {
+        self.rows.clear();
+        #[cfg(target_arch = "x86_64")]
+        if let Some(stack) = &mut self.stack {
+            stack.clear();
+        }
     }
 }
 

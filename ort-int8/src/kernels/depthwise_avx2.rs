@@ -9,7 +9,8 @@ use std::arch::x86_64::{
 
 use fearless_simd::{Avx2, SimdBase, SimdFrom, f32x8, i8x32, i32x8, u8x32};
 
-use super::depthwise::{Depthwise, Phase};
+use super::depthwise::Depthwise;
+use super::phase::Phase;
 use super::{LANES, QUAD, lookup_avx2};
 
 /// Number of bytes of a vector. A vector holds a half of the elements of a [`Phase`], whose constants
@@ -110,7 +111,8 @@ macro_rules! row {
                                 });
                                 let parts = interleaved(avx2, [a, b, c, d]);
                                 for part in 0..4 {
-                                    let weights = weights[quad][part].as_chunks::<VECTOR>().0[side];
+                                    let weights =
+                                        weights[quad][part].0.as_chunks::<VECTOR>().0[side];
                                     let weights = i8x32::simd_from(avx2, weights).into();
                                     let pairs = _mm256_maddubs_epi16(parts[part], weights);
                                     let products = _mm256_madd_epi16(pairs, ones);

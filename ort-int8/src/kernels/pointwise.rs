@@ -6,7 +6,7 @@ use super::error::{KernelError, check_length};
 use super::isa::Isa;
 use super::lookup;
 use super::requantize::{pairs_fit, requantize};
-use super::{LANES, QUAD};
+use super::{LANES, QUAD, Weights};
 
 /// Number of output channels of a [`Block`].
 pub(super) const COLUMNS: usize = 16;
@@ -16,6 +16,10 @@ pub(super) const TILE: usize = 4;
 /// Approximate size in bytes of the pixels that are convolved by all blocks before the next pixels,
 /// inputs and outputs together: they stay in the first-level cache.
 const PANEL: usize = 24 * 1024;
+/// Number of blocks that the AVX-512 kernel computes together.
+const WIDE: usize = 4;
+/// Multiple of the numbers of pixels that the AVX-512 kernel computes together, 6 and 8.
+const WIDE_TILES: usize = 24;
 /// Minimum number of pixels that are convolved by all blocks before the next pixels. All weights are
 /// read for each panel, and those of layers with many channels come from a slow cache.
 const MIN_PANEL: usize = 64;
@@ -48,12 +52,6 @@ pub struct PointwiseSpec {
     pub table: Option<Box<[u8; 256]>>,
 }
 
-/// Weights of 16 output channels for four input channels, aligned so that a vector load
-/// reads a single cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Weights(pub(super) [i8; LANES]);
-
 /// A pointwise convolution of `[pixels, C] u8`. The weights, biases and multipliers are stored in the
 /// order in which the kernel reads them.
 ///
@@ -64,7 +62,10 @@ pub struct Pointwise {
     pub(super) outputs: usize,
     pub(super) output_zero_point: u8,
     pub(super) table: Option<Box<[u8; 256]>>,
+    /// Empty if the kernel of `isa` computes wide blocks.
     blocks: Vec<Block>,
+    /// Empty if the kernel of `isa` computes blocks of 16 channels.
+    wide: Vec<WideBlock>,
 }
 
 /// Constants for 16 output channels, which the kernel computes together. Channels beyond the last one
@@ -75,8 +76,8 @@ pub(super) struct Block {
     /// Bias, from which the input's zero point times the sum of the weights was subtracted.
     pub(super) bias: [i32; COLUMNS],
     pub(super) multipliers: [f32; COLUMNS],
-    /// Weights by four consecutive input channels: the four weights of an output channel lie next to
-    /// each other.
+    /// Weights of the 16 output channels by four consecutive input channels: the four weights of an
+    /// output channel lie next to each other.
     pub(super) weights: Vec<Weights>,
     /// Index of the four input channels of each element of `weights`, divided by 4.
     pub(super) order: Vec<u32>,
@@ -85,10 +86,22 @@ pub(super) struct Block {
     pub(super) pairs: usize,
 }
 
+/// Constants for up to four blocks, whose 16 to 64 output channels the AVX-512 kernel computes
+/// together.
+pub(super) struct WideBlock {
+    /// Index of the first output channel.
+    pub(super) first: usize,
+    /// [`Block::bias`] of each block.
+    pub(super) bias: Vec<[i32; COLUMNS]>,
+    /// [`Block::multipliers`] of each block.
+    pub(super) multipliers: Vec<[f32; COLUMNS]>,
+    /// Weights by four consecutive input channels, and then by block.
+    pub(super) weights: Vec<Weights>,
+}
+
 impl Pointwise {
-    /// Checks the parameters and reorders the constants for the kernels of `isa`. There is a kernel
-    /// for AVX2, and a scalar one for other instruction sets and for weights with which a sum of two
-    /// products might exceed 16 bits; weights of 7 bits are small enough.
+    /// Checks the parameters and reorders the constants for the kernels of `isa`. The scalar kernel is
+    /// used on AVX2 if a sum of two products might exceed 16 bits; weights of 7 bits are small enough.
     ///
     /// # Errors
     /// [`KernelError::Depth`] if the number of input channels is not supported,
@@ -104,13 +117,21 @@ impl Pointwise {
         check_length("weights", weights, spec.weights.len())?;
         let isa = isa.for_weights(pairs_fit(&spec.weights, spec.inputs));
         let blocks = (0..outputs).step_by(COLUMNS);
-        let blocks = blocks.map(|first| Block::new(&spec, first));
+        let mut blocks: Vec<Block> = blocks.map(|first| Block::new(&spec, first)).collect();
+        let mut wide = Vec::new();
+        if isa.is_avx512() {
+            wide = blocks.chunks(WIDE).map(WideBlock::new).collect();
+            blocks.clear();
+        } else {
+            blocks.iter_mut().for_each(Block::pair);
+        }
         Ok(Self {
             isa,
             inputs: spec.inputs,
             outputs,
             output_zero_point: spec.output_zero_point,
-            blocks: blocks.collect(),
+            blocks,
+            wide,
             table: spec.table,
         })
     }
@@ -130,7 +151,12 @@ impl Pointwise {
     pub fn panel(&self, pixels: usize) -> usize {
         let largest = (PANEL / (self.inputs + self.outputs)).max(MIN_PANEL);
         let panels = pixels.div_ceil(largest).max(1);
-        pixels.div_ceil(panels).max(1).next_multiple_of(TILE)
+        let tile = if self.isa.is_avx512() {
+            WIDE_TILES
+        } else {
+            TILE
+        };
+        pixels.div_ceil(panels).max(1).next_multiple_of(tile)
     }
 
     /// Convolves `pixels`, `[pixels, input channels] u8`, to `output`, `[pixels, output channels] u8`.
@@ -142,6 +168,13 @@ impl Pointwise {
         let count = output.len() / self.outputs;
         check_length("output", count * self.outputs, output.len())?;
         check_length("image", count * self.inputs, pixels.len())?;
+        #[cfg(target_arch = "x86_64")]
+        if let Isa::Avx512(avx512) = self.isa {
+            for block in self.wide.iter().rev() {
+                super::pointwise_avx512::run(avx512, self, block, pixels, output);
+            }
+            return Ok(());
+        }
         for block in &self.blocks {
             match self.isa {
                 #[cfg(target_arch = "x86_64")]
@@ -201,7 +234,6 @@ impl Block {
             block.bias[column] = spec.bias[channel].wrapping_sub(zero);
             block.multipliers[column] = spec.multipliers[channel];
         }
-        block.pair();
         block
     }
 
@@ -224,6 +256,21 @@ impl Block {
         let weights = paired.iter().map(|quad| self.weights[*quad as usize]);
         self.weights = weights.collect();
         self.order = paired;
+    }
+}
+
+impl WideBlock {
+    /// Joins up to four consecutive blocks whose weights were not paired.
+    fn new(blocks: &[Block]) -> Self {
+        let quads = blocks.first().map_or(0, |block| block.weights.len());
+        let weights =
+            (0..quads).flat_map(|quad| blocks.iter().map(move |block| block.weights[quad]));
+        Self {
+            first: blocks.first().map_or(0, |block| block.first),
+            bias: blocks.iter().map(|block| block.bias).collect(),
+            multipliers: blocks.iter().map(|block| block.multipliers).collect(),
+            weights: weights.collect(),
+        }
     }
 }
 
@@ -359,9 +406,14 @@ mod tests {
 
     #[test]
     fn panels_divide_the_pixels_evenly() {
-        let layer = Pointwise::new(spec(40, 112), Isa::detect()).unwrap();
+        let layer = Pointwise::new(spec(40, 112), Isa::Scalar).unwrap();
         for (pixels, expected) in [(0, 4), (1, 4), (49, 52), (196, 100), (12_544, 164)] {
             assert_eq!(layer.panel(pixels), expected, "{pixels} pixels");
+        }
+        for isa in Isa::available() {
+            let layer = Pointwise::new(spec(40, 112), isa).unwrap();
+            let tile = if isa.is_avx512() { WIDE_TILES } else { TILE };
+            assert!(layer.panel(49).is_multiple_of(tile), "{isa:?}");
         }
     }
 }

@@ -8,8 +8,8 @@ use std::arch::x86_64::{
 
 use fearless_simd::{Avx2, SimdFrom, f32x8, i8x32, i32x8, u8x32};
 
-use super::pointwise::{Block, COLUMNS, Pointwise, TILE, Weights};
-use super::{QUAD, UNPACKED};
+use super::pointwise::{Block, COLUMNS, Pointwise, TILE};
+use super::{QUAD, UNPACKED, Weights};
 
 /// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
 /// them to their places in `output`, `[pixels, output channels]`, without the table.

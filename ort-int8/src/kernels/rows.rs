@@ -1,5 +1,7 @@
 //! The padded input rows that a convolution's kernel covers, each copied once.
 
+use std::ops::Range;
+
 use super::{Depthwise, Image, LANES};
 
 /// A ring buffer of padded rows of one image. It has a slot for each row that the dilated kernel
@@ -30,7 +32,8 @@ impl Rows {
         let row = plane * stride;
         let slots = (layer.kernel[0] - 1) * layer.dilations[0] + 1;
         Self {
-            bytes: vec![layer.input_zero_point; (slots + 1) * row],
+            // `vectors_at` reads whole vectors, also of the last row.
+            bytes: vec![layer.input_zero_point; (slots + 1) * row + LANES],
             held: vec![None; slots],
             plane,
             row,
@@ -66,10 +69,26 @@ impl Rows {
     /// `start`: one pixel for each output pixel of the row, from left to right, and the bytes
     /// behind them in the plane.
     pub(super) fn tap(&self, layer: &Depthwise, start: usize, x: usize) -> &[u8] {
+        &self.bytes[self.place(layer, start, x)]
+    }
+
+    /// Returns the place in the ring of the bytes that [`Rows::tap`] returns.
+    pub(super) fn place(&self, layer: &Depthwise, start: usize, x: usize) -> Range<usize> {
         let offset = x * layer.dilations[1];
         let (pixel, plane) = (offset / layer.strides[1], offset % layer.strides[1]);
         let end = start + (plane + 1) * self.plane;
-        &self.bytes[start + plane * self.plane + pixel * layer.channels..end]
+        start + plane * self.plane + pixel * layer.channels..end
+    }
+
+    /// Returns the number of vectors that hold a stored row.
+    pub(super) fn vectors(&self) -> usize {
+        self.row.div_ceil(LANES)
+    }
+
+    /// Returns the stored row at byte offset `start`, in vectors. The bytes behind the row have no
+    /// meaning.
+    pub(super) fn vectors_at(&self, start: usize) -> &[[u8; LANES]] {
+        &self.bytes[start..].as_chunks().0[..self.vectors()]
     }
 }
 

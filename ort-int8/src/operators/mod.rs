@@ -4,6 +4,7 @@
 //! panics into errors.
 
 mod depthwise;
+mod gate;
 mod lookup;
 mod pointwise;
 mod quantize;
@@ -38,6 +39,7 @@ pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
         .add(operator(&lookup::DEFINITION))?
         .add(operator(&depthwise::DEFINITION))?
         .add(operator(&pointwise::DEFINITION))?
+        .add(operator(&gate::DEFINITION))?
         .add(operator(&quantize::DEFINITION))
 }
 

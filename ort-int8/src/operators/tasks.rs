@@ -73,6 +73,10 @@ pub(super) fn run_parallel<T: Send>(
     tasks: impl IntoIterator<Item = T>,
     work: impl Fn(&mut T) -> ort::Result<()> + Sync + Send,
 ) -> ort::Result<()> {
+    let mut tasks: Vec<_> = tasks.into_iter().collect();
+    if let [task] = tasks.as_mut_slice() {
+        return work(task);
+    }
     let tasks: Vec<_> = tasks.into_iter().map(Mutex::new).collect();
     let failed = Mutex::new(None);
     context.par_for(tasks.len(), tasks.len(), |index| {

@@ -57,6 +57,11 @@ impl GraphEditor {
         (node.op_type == op).then_some((index, node))
     }
 
+    /// Returns the node that writes `value`. `None` if no node writes it or the node was removed.
+    pub(super) fn writer(&self, value: &str) -> Option<&NodeProto> {
+        self.node(*self.producers.get(value)?)
+    }
+
     /// Returns the index of the only node that reads `value`. `None` if no node or several nodes
     /// read `value`, or if `value` is an output of the graph.
     pub(super) fn sole_reader(&self, value: &str) -> Option<usize> {

@@ -1,4 +1,4 @@
-//! Replaces hard swish activations of a graph with table lookups ([`LOOKUP`]).
+//! Replaces hard swish activations and requantizations of a graph with table lookups ([`LOOKUP`]).
 
 use onnx_export::proto::{NodeProto, UINT8};
 use onnx_export::quantize::Affine;
@@ -18,11 +18,20 @@ struct Function {
     inner: Vec<usize>,
 }
 
-/// Replaces the nodes of every hard swish with a [`LOOKUP`].
+/// Replaces the nodes of every hard swish with a [`LOOKUP`], and then every other requantization.
 pub(super) fn replace(editor: &mut GraphEditor) {
+    replace_each(editor, |editor, index| {
+        integer_swish(editor, index).or_else(|| float_swish(editor, index))
+    });
+    replace_each(editor, requantization);
+}
+
+/// Replaces the nodes of every function that `find` returns for the index of its last node.
+fn replace_each(editor: &mut GraphEditor, find: impl Fn(&GraphEditor, usize) -> Option<Function>) {
     for index in 0..editor.len() {
-        let found = integer_swish(editor, index).or_else(|| float_swish(editor, index));
-        let Some(function) = found else { continue };
+        let Some(function) = find(editor, index) else {
+            continue;
+        };
         let Some(last) = editor.remove(index) else {
             continue;
         };
@@ -41,6 +50,29 @@ pub(super) fn replace(editor: &mut GraphEditor) {
             editor.remove_if_unread(inner);
         }
     }
+}
+
+/// Returns the requantization of node `index`, a `QLinearConcat` of one operand. `None` if the node is
+/// another one.
+fn requantization(editor: &GraphEditor, index: usize) -> Option<Function> {
+    let node = editor.node(index)?;
+    let [scale, zero, operand, read_scale, read_zero] = node.input.as_slice() else {
+        return None;
+    };
+    if node.op_type != "QLinearConcat" {
+        return None;
+    }
+    let affine = editor.affine(read_scale, read_zero)?;
+    let written = editor.affine(scale, zero)?;
+    let table = std::array::from_fn(|q| {
+        let q = q as u8;
+        requantize(Quantized { q, affine }, written)
+    });
+    Some(Function {
+        operand: operand.clone(),
+        table,
+        inner: Vec::new(),
+    })
 }
 
 /// Returns the int8 hard swish whose last node has this `index`. `None` if this node does not end

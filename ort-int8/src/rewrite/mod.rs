@@ -2,11 +2,13 @@
 //! optimized.
 //!
 //! - [`LOOKUP`] replaces a hard swish: either a requantization (`QLinearConcat` of one operand) and
-//!   a product (`QLinearMul`), or fp32 nodes between `DequantizeLinear` and `QuantizeLinear`.
+//!   a product (`QLinearMul`), or fp32 nodes between `DequantizeLinear` and `QuantizeLinear`. It also
+//!   replaces other requantizations.
 //! - [`DEPTHWISE`] replaces a depthwise `QLinearConv`, and the [`LOOKUP`] that reads the
 //!   convolution's output, if there is one.
 //! - [`POINTWISE`] replaces a `QLinearConv` with a kernel of one pixel, and the [`LOOKUP`] or
 //!   `QLinearAdd` that reads the convolution's output.
+//! - [`GATE`] replaces the `QLinearMul` of squeeze-and-excitation.
 //! - [`QUANTIZE`] replaces `ReorderOutput`, `QuantizeLinear` and `Transpose`, the three nodes with
 //!   which ONNX Runtime converts a tensor from its blocked fp32 layout to channels-last uint8.
 //!
@@ -17,6 +19,7 @@ mod addition;
 mod conv;
 mod depthwise;
 mod editor;
+mod gate;
 mod lookup;
 mod pointwise;
 mod quantize;
@@ -52,6 +55,11 @@ pub(crate) const DEPTHWISE: &str = "DepthwiseConv";
 /// `inputs` (C), `input_zero_point`, `output_zero_point`, `has_table`, `has_residual`; with a
 /// residual, the fields of [`Addition`](crate::kernels::Addition) by name.
 pub(crate) const POINTWISE: &str = "PointwiseConv";
+/// Operator that multiplies the pixels of an image by one value per channel.
+///
+/// Inputs: image `[N, H, W, C] u8`; gate `[N, 1, 1, C] u8`. Attributes: the fields of
+/// [`Gate`](crate::kernels::Gate) by name.
+pub(crate) const GATE: &str = "Gate";
 /// Operator that quantizes a tensor in ONNX Runtime's blocked fp32 layout to `[N, H, W, C] u8`.
 ///
 /// Input: `[N, ceil(C / block), H, W, block] f32`, which ONNX Runtime declares as
@@ -69,15 +77,18 @@ const CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
 pub(crate) enum Operators {
     /// Only [`LOOKUP`], which is faster than the nodes that it replaces on any CPU.
     Lookup,
-    /// [`LOOKUP`], [`DEPTHWISE`] and [`QUANTIZE`], for CPUs with AVX-512.
-    Avx512,
+    /// All operators, for CPUs with AVX-512.
+    Avx512 {
+        /// Whether a `QLinearAdd` and the product with a gate may be replaced.
+        additions: bool,
+    },
     /// All operators, for CPUs with AVX2. Convolutions are replaced only if their weights fit: see
     /// [`pairs_fit`].
     Avx2 {
         /// Number of channels in a block of the layout that [`QUANTIZE`] reads. `None` if `QUANTIZE`
         /// must not be used.
         block: Option<usize>,
-        /// Whether a `QLinearAdd` may be replaced.
+        /// Whether a `QLinearAdd` and the product with a gate may be replaced.
         additions: bool,
     },
 }
@@ -86,15 +97,17 @@ impl Operators {
     /// Returns the selections for this CPU, the one with most operators first.
     pub(crate) fn for_this_cpu() -> Vec<Self> {
         let isa = Isa::detect();
+        // That an addition or a product has operands of other shapes is found by the comparison only.
         if isa.is_avx512() {
-            return vec![Self::Avx512];
+            return [true, false]
+                .map(|additions| Self::Avx512 { additions })
+                .to_vec();
         }
         if !isa.is_avx2() {
             return vec![Self::Lookup];
         }
         // `QUANTIZE` has an AVX2 form for blocks of 8 channels only.
         let block = channel_block().filter(|block| *block == 8);
-        // That an addition has operands of different shapes is found by the comparison only.
         let selections = [true, false].map(|additions| Self::Avx2 { block, additions });
         selections.to_vec()
     }
@@ -130,13 +143,19 @@ pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rew
     lookup::replace(&mut editor);
     match operators {
         Operators::Lookup => {}
-        Operators::Avx512 => {
+        Operators::Avx512 { additions } => {
+            if additions {
+                addition::move_transposes(&mut editor);
+                gate::replace(&mut editor);
+            }
             quantize::replace(&mut editor, 16);
             depthwise::replace(&mut editor, operators);
+            pointwise::replace(&mut editor, operators, additions);
         }
         Operators::Avx2 { block, additions } => {
             if additions {
                 addition::move_transposes(&mut editor);
+                gate::replace(&mut editor);
             }
             if let Some(block) = block {
                 quantize::replace(&mut editor, block);

@@ -5,11 +5,15 @@ use onnx_export::proto::{AttributeProto, NodeProto};
 
 use super::conv::{self, Conv};
 use super::editor::GraphEditor;
-use super::{Operators, POINTWISE, addition};
+use super::{LOOKUP, Operators, POINTWISE, addition};
 
 /// A convolution is replaced only if its number of input channels is a multiple of this number,
 /// which the operator multiplies at once.
 const CHANNEL_MULTIPLE: i64 = 4;
+
+/// Maximum number of input channels of a convolution that is replaced on CPUs with AVX-512 although no
+/// node behind it becomes part of it. ONNX Runtime's kernel is faster for more channels.
+const MAX_LONE_INPUTS: i64 = 256;
 
 /// Replaces every supported pointwise `QLinearConv` with a [`POINTWISE`] node.
 ///
@@ -52,8 +56,8 @@ pub(super) fn replace(editor: &mut GraphEditor, operators: Operators, additions:
 /// Returns the replacement of node `index`, whose multipliers input is missing, and the multipliers.
 ///
 /// `None` if the node is not a convolution that [`Conv::read`] accepts with one group, a kernel of one
-/// pixel and without stride or padding, or if its number of input channels is not a multiple of
-/// [`CHANNEL_MULTIPLE`].
+/// pixel and without stride or padding, if its number of input channels is not a multiple of
+/// [`CHANNEL_MULTIPLE`], or if ONNX Runtime's kernel is faster: see [`MAX_LONE_INPUTS`].
 fn replacement(
     editor: &GraphEditor,
     index: usize,
@@ -69,6 +73,10 @@ fn replacement(
     if conv.groups() != 1 || !is_dense || inputs % CHANNEL_MULTIPLE != 0 {
         return None;
     }
+    let is_wide = matches!(operators, Operators::Avx512 { .. }) && inputs > MAX_LONE_INPUTS;
+    if is_wide && !is_joined(editor, conv.node) {
+        return None;
+    }
     let mut attributes = conv.zero_points().to_vec();
     attributes.push(AttributeProto::new("inputs", &Attr::Int(inputs)));
     let node = NodeProto {
@@ -80,6 +88,16 @@ fn replacement(
         ..NodeProto::default()
     };
     Some((node, conv.multipliers))
+}
+
+/// Returns whether the only node that reads the output of `conv` is one that a [`POINTWISE`] includes.
+fn is_joined(editor: &GraphEditor, conv: &NodeProto) -> bool {
+    let reader = conv
+        .output
+        .first()
+        .and_then(|output| editor.sole_reader(output));
+    let reader = reader.and_then(|index| editor.node(index));
+    reader.is_some_and(|node| [LOOKUP, "QLinearAdd"].contains(&node.op_type.as_str()))
 }
 
 fn flag(name: &str, value: bool) -> AttributeProto {

@@ -51,8 +51,13 @@ fn pointwise_convolutions_add_the_residual_behind_them() {
         assert_eq!(attribute(conv, "residual_first").i, Some(residual_first));
         let ratios = ["ratio", "residual_ratio", "offset"].map(|name| attribute(conv, name).f);
         assert_eq!(ratios, [Some(1.0), Some(1.0 / 255.0 / 0.5), Some(0.0)]);
-        let (operators, _) = rewritten(graph, WITHOUT_ADDITIONS);
-        assert_eq!(operators, [QUANTIZE, POINTWISE, "QLinearAdd"]);
+        let (operators, _) = rewritten(graph.clone(), AVX512);
+        assert_eq!(operators, [QUANTIZE, POINTWISE]);
+        let without = Operators::Avx512 { additions: false };
+        for selection in [WITHOUT_ADDITIONS, without] {
+            let (operators, _) = rewritten(graph.clone(), selection);
+            assert_eq!(operators, [QUANTIZE, POINTWISE, "QLinearAdd"]);
+        }
     }
     for inputs in ["conv s z conv s z s z", "conv s computed r2 g z s z"] {
         let (operators, _) = rewritten(residual_graph([add(inputs)]), ALL);
@@ -111,4 +116,24 @@ fn other_convolutions_of_one_pixel_are_left_alone() {
         change(&mut changed);
         assert_eq!(rewritten(changed, ALL).0, *CONV, "{name}");
     }
+}
+
+#[test]
+fn wide_convolutions_are_replaced_on_avx512_if_a_node_becomes_part_of_them() {
+    let wide = |mut graph: GraphProto| {
+        graph.initializer[4] = tensor("w", INT8, &[16, 260, 1, 1], vec![1; 16 * 260]);
+        graph
+    };
+    let flatten = || residual_graph([node("", "Flatten", "conv", "out")]);
+    let first = |graph, selection| rewritten(graph, selection).0.get(1).cloned();
+    assert_eq!(
+        first(wide(pointwise_graph()), AVX512).as_deref(),
+        Some(POINTWISE)
+    );
+    assert_eq!(first(flatten(), AVX512).as_deref(), Some(POINTWISE));
+    assert_eq!(
+        first(wide(flatten()), AVX512).as_deref(),
+        Some("QLinearConv")
+    );
+    assert_eq!(first(wide(flatten()), ALL).as_deref(), Some(POINTWISE));
 }

@@ -1,0 +1,99 @@
+//! Constants of a depthwise convolution, in the order in which the kernels read them.
+
+use super::isa::Isa;
+use super::spec::DepthwiseSpec;
+use super::{LANES, QUAD, Weights};
+
+/// Number of columns of the convolution kernels that [`Order::Stacked`] is for.
+pub(super) const COLUMNS: usize = 3;
+
+/// Constants for the 64 elements of one vector, in four parts of 16 elements, in the order of the
+/// registers of 32-bit sums: see [`Order`].
+pub(super) struct Phase {
+    pub(super) bias: [[i32; 16]; 4],
+    pub(super) multipliers: [[f32; 16]; 4],
+    /// Weights by group of four taps and by part: the four weights of an element lie next to each
+    /// other.
+    pub(super) weights: Vec<[Weights; 4]>,
+}
+
+/// Order of the elements of a vector in the parts of a [`Phase`], and of the weights of an element.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The kernel interleaves the bytes of four consecutive taps, which reorders the elements: part `k`
+    /// holds elements `4 k` to `4 k + 3` of each group of sixteen.
+    Interleaved,
+    /// The kernel reads the values of a column from a stack of rows: part `k` holds elements `16 k` to
+    /// `16 k + 15`. A group of four weights belongs to a column; the weight of the last row is the last
+    /// one of the group.
+    Stacked,
+}
+
+impl Order {
+    /// Returns the order that is faster for a convolution.
+    pub(super) fn of(spec: &DepthwiseSpec, isa: Isa) -> Self {
+        let window = (spec.kernel, spec.strides, spec.dilations[0]);
+        match window {
+            ([3, COLUMNS], [1, 1], 1) if isa.is_avx512() => Self::Stacked,
+            _ => Self::Interleaved,
+        }
+    }
+
+    /// Returns the part of a [`Phase`] that holds element `lane` of a vector, and the index of the
+    /// element in this part.
+    pub(super) fn place(self, lane: usize) -> (usize, usize) {
+        match self {
+            Self::Interleaved => (lane % 16 / 4, lane / 16 * 4 + lane % 4),
+            Self::Stacked => (lane / 16, lane % 16),
+        }
+    }
+
+    /// Returns the number of groups of weights of a convolution kernel of `[height, width]` pixels.
+    fn groups(self, [height, width]: [usize; 2]) -> usize {
+        match self {
+            Self::Interleaved => (height * width).div_ceil(QUAD),
+            Self::Stacked => height.div_ceil(QUAD) * width,
+        }
+    }
+
+    /// Returns the group of the weight in row `y` and column `x` of a convolution kernel of `[height,
+    /// width]` pixels, and the place of the weight in the group.
+    fn weight(self, [height, width]: [usize; 2], y: usize, x: usize) -> (usize, usize) {
+        let place = match self {
+            Self::Interleaved => y * width + x,
+            Self::Stacked => (x + 1) * height.next_multiple_of(QUAD) - height + y,
+        };
+        (place / QUAD, place % QUAD)
+    }
+}
+
+impl Phase {
+    /// Returns the constants of a vector whose first element belongs to channel `first` modulo the
+    /// number of channels.
+    pub(super) fn new(spec: &DepthwiseSpec, order: Order, first: usize) -> Self {
+        let channels = spec.bias.len();
+        let taps = spec.kernel[0] * spec.kernel[1];
+        let mut phase = Self {
+            bias: [[0; 16]; 4],
+            multipliers: [[0.0; 16]; 4],
+            weights: vec![[Weights([0; LANES]); 4]; order.groups(spec.kernel)],
+        };
+        for lane in 0..LANES {
+            let (part, place) = order.place(lane);
+            let channel = (first + lane) % channels;
+            let weights = &spec.weights[channel * taps..][..taps];
+            for (tap, weight) in weights.iter().enumerate() {
+                let (y, x) = (tap / spec.kernel[1], tap % spec.kernel[1]);
+                let (group, index) = order.weight(spec.kernel, y, x);
+                phase.weights[group][part].0[QUAD * place + index] = *weight;
+            }
+            // The kernel multiplies weights by input values from which the zero point was not
+            // subtracted, so the bias subtracts the zero point times the sum of the weights.
+            let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
+            let zero = i32::from(spec.input_zero_point).wrapping_mul(sum);
+            phase.bias[part][place] = spec.bias[channel].wrapping_sub(zero);
+            phase.multipliers[part][place] = spec.multipliers[channel];
+        }
+        phase
+    }
+}

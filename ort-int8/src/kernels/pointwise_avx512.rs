@@ -1,0 +1,168 @@
+//! The AVX-512 VNNI kernel of [`Pointwise`], which computes the output channels of a block.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
+    _mm512_dpbusd_epi32, _mm512_mul_ps, _mm512_packs_epi32, _mm512_packus_epi16,
+    _mm512_permutexvar_epi32, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+};
+
+use fearless_simd::{Avx512, SimdFrom, f32x16, i8x64, i32x16, u8x64};
+
+use super::lookup::{find, table_parts};
+use super::pointwise::{COLUMNS, Pointwise, WideBlock};
+use super::{LANES, QUAD, UNPACKED_WIDE, Weights};
+
+/// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
+/// them to their places in `output`, `[pixels, output channels]`.
+///
+/// Whole registers of results are written. If the block has fewer channels, this overwrites the first
+/// channels of the next pixels: blocks must be computed in descending order of their channels, so that
+/// these are computed afterwards.
+pub(super) fn run(
+    avx512: Avx512,
+    layer: &Pointwise,
+    block: &WideBlock,
+    pixels: &[u8],
+    output: &mut [u8],
+) {
+    let count = pixels.len() / layer.inputs;
+    match (block.bias.len(), count) {
+        (1, 0..8) => tiles_1_1(avx512, layer, block, pixels, output),
+        (1, _) => tiles_1_8(avx512, layer, block, pixels, output),
+        (2, 0..8) => tiles_2_1(avx512, layer, block, pixels, output),
+        (2, _) => tiles_2_8(avx512, layer, block, pixels, output),
+        (3, 0..8) => tiles_3_1(avx512, layer, block, pixels, output),
+        (3, _) => tiles_3_8(avx512, layer, block, pixels, output),
+        (_, 0..6) => tiles_4_1(avx512, layer, block, pixels, output),
+        _ => tiles_4_6(avx512, layer, block, pixels, output),
+    }
+}
+
+macro_rules! tiles {
+    ($name:ident, $groups:literal, $tile:literal: $($row:literal)*) => {
+        fearless_simd::kernel!(
+            /// Computes the output channels of a block, in groups of 16, in tiles of pixels. The last
+            /// tile overlaps the one before if the pixels do not fill it.
+            ///
+            /// For four input channels at a time, the four values of each pixel are broadcast, and
+            /// `vpdpbusd` multiplies them by the weights of 16 output channels. The loop over the
+            /// pixels is written out so that all sums stay in registers.
+            fn $name(
+                avx512: Avx512,
+                layer: &Pointwise,
+                block: &WideBlock,
+                pixels: &[u8],
+                output: &mut [u8],
+            ) {
+                /// Number of pixels whose results are packed into a register.
+                const PACKED: usize = LANES / COLUMNS / $groups;
+                /// Number of results that are written for each pixel.
+                const WRITTEN: usize = LANES / PACKED;
+                let values = pixels.as_chunks::<QUAD>().0;
+                let weights: &[[Weights; $groups]] = block.weights.as_chunks().0;
+                let quads = weights.len();
+                let count = pixels.len() / layer.inputs;
+                let zero = _mm512_set1_epi16(i16::from(layer.output_zero_point));
+                let order: __m512i = i32x16::simd_from(avx512, UNPACKED_WIDE).into();
+                let table = layer.table.as_deref();
+                let table = table.map(|table| table_parts(avx512, table));
+                let mut bias = [zero; $groups];
+                let mut multipliers = [_mm512_set1_ps(0.0); $groups];
+                for group in 0..$groups {
+                    bias[group] = i32x16::simd_from(avx512, block.bias[group]).into();
+                    multipliers[group] = f32x16::simd_from(avx512, block.multipliers[group]).into();
+                }
+                for start in (0..count).step_by($tile) {
+                    let first = start.min(count - $tile);
+                    let rows = [$(&values[(first + $row) * quads..][..quads]),*];
+                    let mut sums = [bias; $tile];
+                    for (quad, weights) in weights.iter().enumerate() {
+                        let mut vectors = bias;
+                        for group in 0..$groups {
+                            vectors[group] = i8x64::simd_from(avx512, weights[group].0).into();
+                        }
+                        $(
+                            let four = _mm512_set1_epi32(i32::from_le_bytes(rows[$row][quad]));
+                            for group in 0..$groups {
+                                let sum = &mut sums[$row][group];
+                                *sum = _mm512_dpbusd_epi32(*sum, four, vectors[group]);
+                            }
+                        )*
+                    }
+                    for pixel in (0..$tile).step_by(PACKED) {
+                        let mut four = [zero; 4];
+                        let mut factors = [multipliers[0]; 4];
+                        for register in 0..4 {
+                            let (place, group) = place($groups, register);
+                            four[register] = sums[(pixel + place).min($tile - 1)][group];
+                            factors[register] = multipliers[group];
+                        }
+                        let mut results = packed(avx512, four, factors, zero, order);
+                        if let Some(table) = table {
+                            results = find(avx512, table, results);
+                        }
+                        let results: [u8; LANES] = u8x64::simd_from(avx512, results).into();
+                        let results: &[[u8; WRITTEN]] = results.as_chunks().0;
+                        for place in 0..PACKED.min($tile) {
+                            let start = (first + pixel + place) * layer.outputs + block.first;
+                            store(&mut output[start..], &results[place]);
+                        }
+                    }
+                }
+            }
+        );
+    };
+}
+
+tiles!(tiles_1_1, 1, 1: 0);
+tiles!(tiles_1_8, 1, 8: 0 1 2 3 4 5 6 7);
+tiles!(tiles_2_1, 2, 1: 0);
+tiles!(tiles_2_8, 2, 8: 0 1 2 3 4 5 6 7);
+tiles!(tiles_3_1, 3, 1: 0);
+tiles!(tiles_3_8, 3, 8: 0 1 2 3 4 5 6 7);
+tiles!(tiles_4_1, 4, 1: 0);
+tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5);
+
+fearless_simd::kernel!(
+    /// Requantizes four registers of 16 sums and packs them into bytes: first the 16 results of the
+    /// first register, then those of the second, and so on. `zero` is the output's zero point in every
+    /// 16-bit element, and `order` is `UNPACKED_WIDE`.
+    #[inline(always)]
+    fn packed(
+        _avx512: Avx512,
+        sums: [__m512i; 4],
+        multipliers: [__m512; 4],
+        zero: __m512i,
+        order: __m512i,
+    ) -> __m512i {
+        let mut scaled = sums;
+        for (sum, multipliers) in scaled.iter_mut().zip(multipliers) {
+            *sum = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(*sum), multipliers));
+        }
+        let [a, b, c, d] = scaled;
+        let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
+        let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
+        _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high))
+    }
+);
+
+/// Returns the pixel and the group of channels of the sums in one of the four registers that are packed
+/// together, given the number of groups. The last of three groups is packed twice.
+#[inline]
+fn place(groups: usize, register: usize) -> (usize, usize) {
+    match groups {
+        3 => (0, register.min(2)),
+        _ => (register / groups, register % groups),
+    }
+}
+
+/// Writes `results` to the beginning of `output`, or as many as it has elements.
+#[inline]
+fn store<const N: usize>(output: &mut [u8], results: &[u8; N]) {
+    if let Some(whole) = output.first_chunk_mut() {
+        *whole = *results;
+    } else {
+        let length = output.len();
+        output.copy_from_slice(&results[..length]);
+    }
+}
