@@ -1,10 +1,6 @@
-//! The reference and the status page, the accessibility of all pages in both color schemes, and the screenshots of the
-//! documentation.
+//! The reference and the status page, and the accessibility of all pages in both color schemes and on a phone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-use sightline_browser_tests::{Driver, Look, Page, Server, repository};
+use sightline_browser_tests::{Driver, Look, Page, Server};
 
 fn the_reference_sends_requests(driver: &Driver, server: &Server) {
     let page = Page::open(driver, &server.origin, "/docs", Look::LIGHT);
@@ -81,67 +77,6 @@ fn all_pages_are_accessible(driver: &Driver, server: &Server) {
     }
 }
 
-/// Writes the screenshots of the documentation, if `SIGHTLINE_SCREENSHOTS` is set.
-fn screenshots(driver: &Driver, server: &Server) {
-    if std::env::var_os("SIGHTLINE_SCREENSHOTS").is_none() {
-        return;
-    }
-    let folder = repository("docs/images");
-    std::fs::create_dir_all(&folder).unwrap();
-    for (look, name) in [
-        (Look::LIGHT, "light"),
-        (Look::DARK, "dark"),
-        (Look::PHONE, "phone"),
-    ] {
-        let page = Page::open(driver, &server.origin, "/", look);
-        page.results();
-        page.run("document.querySelectorAll('#gallery .pick')[1].click(); document.querySelector('input[value=detect]').click()");
-        page.results();
-        // The first run is slower.
-        page.click("#again");
-        page.results();
-        page.set("#threshold", "0.3");
-        page.screenshot(&folder.join(format!("playground-{name}.png")), false);
-        page.finish(&[]);
-    }
-    let page = Page::open(driver, &server.origin, "/docs", Look::LIGHT);
-    page.wait("document.querySelectorAll('.operation').length > 20");
-    page.screenshot(&folder.join("reference.png"), false);
-    page.go("/status");
-    under_load(server, || {
-        page.wait("document.querySelector('.times span')?.innerText.startsWith('2 min')");
-    });
-    page.screenshot(&folder.join("status.png"), false);
-    page.finish(&[]);
-}
-
-/// Calls `wait` while clients send photographs to the server, one to six at a time.
-fn under_load(server: &Server, wait: impl FnOnce()) {
-    let photo = std::fs::read(repository("web/samples/coffee.jpg")).unwrap();
-    let done = AtomicBool::new(false);
-    let began = Instant::now();
-    std::thread::scope(|scope| {
-        for client in 0..6 {
-            let (photo, done) = (&photo, &done);
-            scope.spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    let active = began.elapsed().as_secs() / 15 % 6 + 1;
-                    if client >= active {
-                        std::thread::sleep(Duration::from_millis(100));
-                        continue;
-                    }
-                    let task = ["classify", "detect"][usize::from(client % 3 == 2)];
-                    let request = ureq::post(format!("{}/v1/{task}", server.origin));
-                    let _ = request.content_type("image/jpeg").send(&photo[..]);
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            });
-        }
-        wait();
-        done.store(true, Ordering::Relaxed);
-    });
-}
-
 #[test]
 fn pages() {
     let driver = Driver::start();
@@ -149,5 +84,4 @@ fn pages() {
     the_reference_sends_requests(&driver, &server);
     the_status_page_controls_models(&driver, &server);
     all_pages_are_accessible(&driver, &server);
-    screenshots(&driver, &server);
 }
