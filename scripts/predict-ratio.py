@@ -3,7 +3,8 @@
 
 The ideal rate is the number of cores divided by the mean CPU time that one image takes on one thread, for decoding,
 preprocessing and inference. These times and the rate are measured in turns, and the medians over the rounds are printed.
-The machine must have no other load. Exit code 1 if the rate is below --least of the ideal one.
+The machine must have no other load; with other load, the last column says what the ratio would be if the cores did
+nothing else: the CPU time of the three steps divided by that of the whole process, its start included. Exit code 1 if the rate is below --least of the ideal one.
 
 usage: scripts/predict-ratio.py [--model M] [--models DIR] [--binary FILE] [--count 2000] [--rounds 3] [--least 0.95]
                                 [--predict-flags "--annotate DIR"] [IMAGE|DIR...]
@@ -91,7 +92,7 @@ def main():
             file = files[number % len(files)]
             shutil.copyfile(file, folder / f"{number:06}{file.suffix}")
         print(f"{args.count} copies of {len(files)} images, {args.model}, {cores} cores, load average {os.getloadavg()[0]:.1f}")
-        print(" decode  preprocess  inference  ideal/s  predict/s  ratio  CPU ms of predict")
+        print(" decode  preprocess  inference  ideal/s  predict/s  ratio  CPU ms of predict  of ideal CPU")
         ratios = []
         for _ in range(args.rounds):
             stages = [statistics.mean(stage) for stage in zip(*(cpu_ms(args, file) for file in files))]
@@ -99,7 +100,7 @@ def main():
             per_second, cpu = rate(args, folder, work)
             ratios.append(per_second / ideal)
             decode, preprocess, inference = stages
-            print(f"{decode:7.2f} {preprocess:11.2f} {inference:10.2f} {ideal:8.1f} {per_second:10.1f} {ratios[-1]:6.3f} {cpu:8.2f}")
+            print(f"{decode:7.2f} {preprocess:11.2f} {inference:10.2f} {ideal:8.1f} {per_second:10.1f} {ratios[-1]:6.3f} {cpu:18.2f} {sum(stages) / cpu:13.3f}")
     ratio = statistics.median(ratios)
     print(f"predict reaches {ratio:.3f} of the ideal rate (median of {args.rounds} rounds; at least {args.least} expected)")
     sys.exit(ratio < args.least)

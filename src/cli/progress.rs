@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
@@ -128,6 +128,10 @@ impl Drop for Shown {
     }
 }
 
+/// Time of the last plain line of any step, at first of the begin of the first step. Several short steps have a line
+/// together.
+static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+
 /// A thread that reports progress every [`INTERVAL`] until it is dropped.
 pub(super) struct Lines {
     /// Its end stops the thread.
@@ -143,8 +147,11 @@ impl Lines {
     fn every(interval: Duration, report: impl Fn() + Send + 'static) -> Self {
         let (running, stopped) = mpsc::channel::<()>();
         let run = move || {
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(until_next(interval)) == Err(RecvTimeoutError::Timeout) {
                 report();
+                if let Ok(mut last) = LAST.lock() {
+                    *last = Some(Instant::now());
+                }
             }
         };
         // Without a thread there are no lines, and the work goes on.
@@ -153,6 +160,15 @@ impl Lines {
             .spawn(run);
         Self { _running: running }
     }
+}
+
+/// Returns the time until the next plain line is due.
+fn until_next(interval: Duration) -> Duration {
+    let Ok(mut last) = LAST.lock() else {
+        return interval;
+    };
+    let last = *last.get_or_insert_with(Instant::now);
+    interval.saturating_sub(last.elapsed())
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -99,3 +99,16 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_deferred_until_the_last_writer_ends() {
+        let (one, other) = (Deferred::begin(), Deferred::begin());
+        drop(one);
+        assert!(!other.0.default.load(Ordering::SeqCst));
+        assert!(other.check().is_ok());
+    }
+}
