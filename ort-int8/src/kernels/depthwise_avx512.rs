@@ -1,10 +1,9 @@
 //! The AVX-512 VNNI kernel of [`Depthwise`], which computes one output row.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtps_epi32, _mm512_dpbusd_epi32, _mm512_mul_ps, _mm512_packs_epi32,
-    _mm512_packus_epi16, _mm512_permutexvar_epi32, _mm512_set1_epi16, _mm512_shrdi_epi32,
-    _mm512_unpackhi_epi8, _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
+    __m512, __m512i, _mm512_cvtepu8_epi32, _mm512_dpbusd_epi32, _mm512_permutexvar_epi32,
+    _mm512_set1_epi16, _mm512_shrdi_epi32, _mm512_unpackhi_epi8, _mm512_unpackhi_epi16,
+    _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
 use fearless_simd::{Avx512, SimdBase, SimdFrom, f32x16, i8x64, i32x16, u8x16, u8x64};
@@ -12,6 +11,7 @@ use fearless_simd::{Avx512, SimdBase, SimdFrom, f32x16, i8x64, i32x16, u8x16, u8
 use super::depthwise::Depthwise;
 use super::lookup::{find, table_parts};
 use super::phase::COLUMNS;
+use super::requantize_avx512::packed;
 use super::stack::STACKED;
 use super::{LANES, QUAD, UNPACKED_WIDE};
 
@@ -49,28 +49,6 @@ fearless_simd::kernel!(
             _mm512_unpacklo_epi16(high, high_2),
             _mm512_unpackhi_epi16(high, high_2),
         ]
-    }
-);
-
-fearless_simd::kernel!(
-    /// Requantizes 64 sums and packs them into bytes in the order of the output's elements. `sums`
-    /// and `multipliers` are in the order of `interleaved`, four registers of 16 elements each, and
-    /// `zero` is the output's zero point in every 16-bit element.
-    #[inline(always)]
-    fn packed(
-        _avx512: Avx512,
-        sums: [__m512i; 4],
-        multipliers: [__m512; 4],
-        zero: __m512i,
-    ) -> __m512i {
-        let mut scaled = sums;
-        for (sum, multipliers) in scaled.iter_mut().zip(multipliers) {
-            *sum = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(*sum), multipliers));
-        }
-        let [a, b, c, d] = scaled;
-        let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
-        let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
-        _mm512_packus_epi16(low, high)
     }
 );
 

@@ -30,6 +30,8 @@ mod quantize;
 #[cfg(test)]
 mod reference;
 mod requantize;
+#[cfg(target_arch = "x86_64")]
+mod requantize_avx512;
 mod rows;
 mod spec;
 #[cfg(target_arch = "x86_64")]

@@ -1,15 +1,15 @@
 //! The AVX-512 VNNI kernel of [`Pointwise`], which computes the output channels of a block.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
-    _mm512_dpbusd_epi32, _mm512_mul_ps, _mm512_packs_epi32, _mm512_packus_epi16,
-    _mm512_permutexvar_epi32, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+    __m512i, _mm512_dpbusd_epi32, _mm512_permutexvar_epi32, _mm512_set1_epi16, _mm512_set1_epi32,
+    _mm512_set1_ps,
 };
 
 use fearless_simd::{Avx512, SimdFrom, f32x16, i8x64, i32x16, u8x64};
 
 use super::lookup::{find, table_parts};
 use super::pointwise::{COLUMNS, Pointwise, WideBlock};
+use super::requantize_avx512::packed;
 use super::{LANES, QUAD, UNPACKED_WIDE, Weights};
 
 /// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
@@ -97,7 +97,10 @@ macro_rules! tiles {
                             four[register] = sums[(pixel + place).min($tile - 1)][group];
                             factors[register] = multipliers[group];
                         }
-                        let mut results = packed(avx512, four, factors, zero, order);
+                        let mut results = _mm512_permutexvar_epi32(
+                            order,
+                            packed(avx512, four, factors, zero),
+                        );
                         if let Some(table) = table {
                             results = find(avx512, table, results);
                         }
@@ -122,29 +125,6 @@ tiles!(tiles_3_1, 3, 1: 0);
 tiles!(tiles_3_8, 3, 8: 0 1 2 3 4 5 6 7);
 tiles!(tiles_4_1, 4, 1: 0);
 tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5);
-
-fearless_simd::kernel!(
-    /// Requantizes four registers of 16 sums and packs them into bytes: first the 16 results of the
-    /// first register, then those of the second, and so on. `zero` is the output's zero point in every
-    /// 16-bit element, and `order` is `UNPACKED_WIDE`.
-    #[inline(always)]
-    fn packed(
-        _avx512: Avx512,
-        sums: [__m512i; 4],
-        multipliers: [__m512; 4],
-        zero: __m512i,
-        order: __m512i,
-    ) -> __m512i {
-        let mut scaled = sums;
-        for (sum, multipliers) in scaled.iter_mut().zip(multipliers) {
-            *sum = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(*sum), multipliers));
-        }
-        let [a, b, c, d] = scaled;
-        let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
-        let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
-        _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high))
-    }
-);
 
 /// Returns the pixel and the group of channels of the sums in one of the four registers that are packed
 /// together, given the number of groups. The last of three groups is packed twice.

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 
-use crate::common::{self, Server, path, photo, run, tiny};
+use crate::common::{self, Server, path, photo, predicted, run, tiny};
 use onnx_export::weights::StateDict;
 use serde_json::Value;
 
@@ -248,19 +248,8 @@ fn an_exported_checkpoint_is_served() {
 /// Runs `sightline predict --model MODEL` on a photograph and returns the scores of all 10 classes,
 /// ordered by class index.
 fn scores(model: &str) -> Vec<f64> {
-    let chelsea = file("photos/chelsea.png");
-    let args = [
-        "predict",
-        "--json",
-        "--top-k=10",
-        "--model",
-        model,
-        &chelsea,
-    ];
-    let (code, stdout, stderr) = run(&args);
-    assert_eq!(code, Some(0), "{stderr}");
-    let answer: Value = serde_json::from_str(&stdout).unwrap();
-    let mut predictions = answer["predictions"].as_array().unwrap().clone();
+    let predictions = predicted(model, &path("photos/chelsea.png"));
+    let mut predictions = predictions.as_array().unwrap().clone();
     assert_eq!(predictions.len(), 10);
     predictions.sort_by_key(|p| p["class_id"].as_u64());
     predictions

@@ -53,21 +53,24 @@ impl Place {
         self.at(name).to_str().unwrap().to_owned()
     }
 
+    /// Returns the flags for this folder and for `mirror`.
+    fn flags(&self, mirror: &Mirror) -> [String; 8] {
+        [
+            "--models".to_owned(),
+            self.text("models"),
+            "--download-dir".to_owned(),
+            self.text("cache"),
+            "--ca".to_owned(),
+            mirror.ca(),
+            "--mirror".to_owned(),
+            mirror.url("models"),
+        ]
+    }
+
     /// Returns the command `sightline COMMAND` with the flags of this folder and of `mirror`.
     fn command(&self, command: &[&str], mirror: &Mirror) -> Command {
-        let (models, cache, ca) = (self.text("models"), self.text("cache"), mirror.ca());
-        let url = mirror.url("models");
-        let flags = [
-            "--models",
-            &models,
-            "--download-dir",
-            &cache,
-            "--ca",
-            &ca,
-            "--mirror",
-            &url,
-        ];
-        let mut built = sightline(&[command, &flags].concat());
+        let mut built = sightline(command);
+        built.args(self.flags(mirror));
         for proxy in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
             built.env_remove(proxy);
         }
@@ -401,19 +404,9 @@ fn serve_pulls_before_it_serves() {
     let mirror = Mirror::start(Box::new(move |ask, _, to| {
         serve(ask, &file, usize::MAX, to)
     }));
-    let (models, cache) = (place.text("models"), place.text("cache"));
-    let (ca, url) = (mirror.ca(), mirror.url("models"));
-    let flags = [
-        "--models",
-        &models,
-        "--download-dir",
-        &cache,
-        "--ca",
-        &ca,
-        "--mirror",
-        &url,
-    ];
-    let flags = [&flags[..], &["--pull", NAME]].concat();
+    let flags = place.flags(&mirror);
+    let flags = flags.iter().map(String::as_str);
+    let flags: Vec<&str> = flags.chain(["--pull", NAME]).collect();
     for _ in 0..2 {
         let server = common::Server::start(&flags);
         let served = server.get("/v1/models").json();

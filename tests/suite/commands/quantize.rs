@@ -7,28 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::quantizing::{Folder, command, contents, names, text};
-use crate::common::{Server, finish, path, photo, run, without_sha256};
+use crate::common::{Server, finish, path, photo, predicted, without_sha256};
 use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 use sightline::manifest::sha256;
-
-/// Runs `sightline predict --json --model MODEL` on a photograph and returns the predictions as JSON.
-fn predicted(model: &str) -> String {
-    let coffee = path("photos/coffee.png");
-    let args = [
-        "predict",
-        "--json",
-        "--top-k=10",
-        "--model",
-        model,
-        text(&coffee),
-    ];
-    let (code, stdout, stderr) = run(&args);
-    assert_eq!(code, Some(0), "{model}: {stderr}");
-    let answer: Value = serde_json::from_str(&stdout).unwrap();
-    answer["predictions"].to_string()
-}
 
 /// Returns the scores of all classes for a photograph, ordered by class index, from the variant
 /// `variant` of the model `tiny`.
@@ -273,7 +256,8 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     fs::copy(folder.at("tiny/model.onnx"), folder.at("own/net.onnx")).unwrap();
     fs::copy(folder.at("tiny/labels.txt"), folder.at("own/list.txt")).unwrap();
     let model = folder.at("own/birds.toml");
-    let (before, float) = (contents(&own), predicted(text(&model)));
+    let coffee = path("photos/coffee.png");
+    let (before, float) = (contents(&own), predicted(text(&model), &coffee));
 
     // Without `-o`, the output goes into the folder of the model, whose path is relative here.
     // These flags result in an int8 variant that disagrees with fp32 and is rejected, so only the
@@ -349,7 +333,7 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
         added.contains(&format!("source_sha256 = [\"{hash}\"]")),
         "{added}"
     );
-    assert_eq!(predicted(text(&model)), float);
-    assert_eq!(predicted(&format!("{}@fp32", text(&model))), float);
-    assert_ne!(predicted(&format!("{}@int8", text(&model))), float);
+    assert_eq!(predicted(text(&model), &coffee), float);
+    assert_eq!(predicted(&format!("{}@fp32", text(&model)), &coffee), float);
+    assert_ne!(predicted(&format!("{}@int8", text(&model)), &coffee), float);
 }

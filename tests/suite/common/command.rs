@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::PATIENCE;
 
 /// Returns the command `sightline ARGS...`. The command inherits no `SIGHTLINE_*` variables, and
@@ -39,6 +41,22 @@ pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
 /// longer than [`PATIENCE`], kills the process and panics.
 pub fn run<S: AsRef<OsStr>>(args: &[S]) -> (Option<i32>, String, String) {
     finish(sightline(args))
+}
+
+/// Runs `sightline predict --json --top-k=10 --model MODEL IMAGE` and returns the predictions.
+pub fn predicted(model: &str, image: &Path) -> Value {
+    let args: [&OsStr; 6] = [
+        "predict".as_ref(),
+        "--json".as_ref(),
+        "--top-k=10".as_ref(),
+        "--model".as_ref(),
+        model.as_ref(),
+        image.as_os_str(),
+    ];
+    let (code, stdout, stderr) = run(&args);
+    assert_eq!(code, Some(0), "{model}: {stderr}");
+    let mut result: Value = serde_json::from_str(&stdout).unwrap();
+    result["predictions"].take()
 }
 
 /// Exports the checkpoint `weights` of the catalogue's `network` into the model folder `out`.

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::{Reply, agent, form, json_body};
-pub use command::{export, finish, run, run_within, sightline};
+pub use command::{export, finish, predicted, run, run_within, sightline};
 pub use server::Server;
 
 /// Time limit for a server's start or response, or for a command. A debug build takes up to 30 s to load the int8
