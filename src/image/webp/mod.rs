@@ -8,6 +8,7 @@
 mod bits;
 mod codes;
 mod container;
+mod partitions;
 mod stream;
 mod tables;
 
@@ -63,9 +64,15 @@ pub(super) fn decode(
     if canvas != size {
         return Err(damaged("two of its headers state different sizes"));
     }
-    if frame.bitstream == Bitstream::Lossless {
-        let allowed = tables::allowed_bytes(bytes.len(), size.pixels());
-        tables::check(frame.data, allowed, cancel)?;
+    match frame.bitstream {
+        Bitstream::Lossless => {
+            let allowed = tables::allowed_bytes(bytes.len(), size.pixels());
+            tables::check(frame.data, allowed, cancel)?;
+        }
+        Bitstream::Lossy if !partitions::are_complete(frame.data) => {
+            return Err(damaged("it is shorter than its bitstream states"));
+        }
+        Bitstream::Lossy => {}
     }
     let rgb = pixels(&frame, cancel)?;
     let rgb = if frame.size == canvas {
