@@ -12,6 +12,7 @@
 #   FUZZ_UNTIL     repeats the runs of all targets until this time, for example 'tomorrow 8:00' (default: one run each)
 #   FUZZ_JOBS      targets that run at the same time (default: 1)
 #   FUZZ_BUILD     0 runs the targets as they were built last (default: 1)
+#   FUZZ_BUILD_ARGS  more arguments for 'cargo fuzz build', such as '--codegen-units 16' for a quick build of slow targets
 #   FUZZ_SUMMARY   file that gets a line for each run (default: fuzz/logs/summary.tsv)
 #   FUZZ_ARGS      more arguments for libFuzzer
 #   FUZZ_SKIP_LOG  file that gets a line if cargo-fuzz cannot be installed; without it, that is an error
@@ -101,15 +102,23 @@ totals() {
         }' "$SUMMARY"
 }
 
-# build: builds all targets.
+# build TARGET...: builds targets, all without an argument.
 build() {
+    local arguments=() target
+    read -ra arguments <<<"${FUZZ_BUILD_ARGS:-}"
+
     if ! install; then
         echo "fuzz.sh: cargo-fuzz cannot be installed" >&2
         [[ -n "${FUZZ_SKIP_LOG:-}" ]] || exit 1
         echo "fuzz targets: cargo-fuzz cannot be installed" >>"$FUZZ_SKIP_LOG"
         exit 0
     fi
-    RUSTC_BOOTSTRAP=1 cargo fuzz build
+    if (($# == 0)); then
+        RUSTC_BOOTSTRAP=1 cargo fuzz build "${arguments[@]}"
+    fi
+    for target in "$@"; do
+        RUSTC_BOOTSTRAP=1 cargo fuzz build "${arguments[@]}" "$target"
+    done
 }
 
 # run_all UNTIL TARGET...: runs all targets once, at most FUZZ_JOBS at the same time, until UNTIL, in seconds since
@@ -143,7 +152,7 @@ if [[ "${1:-}" == --totals ]]; then
     totals
     exit
 fi
-[[ "${FUZZ_BUILD:-1}" == 0 ]] || build
+[[ "${FUZZ_BUILD:-1}" == 0 ]] || build "$@"
 mkdir -p "$(dirname "$SUMMARY")" fuzz/logs
 [[ -s "$SUMMARY" ]] || (IFS=$'\t' && echo "${COLUMNS_OF_SUMMARY[*]}") >"$SUMMARY"
 targets=("$@")

@@ -312,6 +312,12 @@ impl Batcher {
         self.tensors.raise_to(bytes);
     }
 
+    /// Raises the memory budget for tensors to what the model can use at most. Without that, only one image is in work at a
+    /// time, unless a plan divides the memory among several models.
+    pub fn use_all_tensor_memory(&self) {
+        self.raise_tensor_memory(self.tensor_demand().want);
+    }
+
     /// Lowers the memory budget for tensors to `bytes` bytes. Waits until the images in work hold no
     /// more, but not longer than until `end`.
     ///

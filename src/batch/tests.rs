@@ -174,6 +174,18 @@ fn expired_and_cancelled_images_are_not_run() {
 }
 
 #[test]
+fn a_model_that_has_the_process_for_itself_gets_memory_for_several_images() {
+    let setup = setup(8, 16);
+    let tensors = &setup.batcher.tensors;
+    let largest = setup.batcher.tensor_demand().floor;
+    let first = tensors.try_acquire(largest).unwrap();
+    assert!(tensors.try_acquire(largest).is_err());
+    setup.batcher.use_all_tensor_memory();
+    let second = tensors.try_acquire(largest).unwrap();
+    assert_eq!(first.amount(), second.amount());
+}
+
+#[test]
 fn missing_outputs_fail_the_batch_and_do_not_count_as_speed() {
     let setup = setup(8, 16);
     let running = submit(&setup, 1.0, soon());

@@ -169,6 +169,7 @@ pub(super) fn evaluate(
     };
     let spinner = Spinner::new(format!("loading {}", source.manifest.name));
     let model = loading.load(source.clone(), plan)?;
+    model.batcher.use_all_tensor_memory();
     drop(spinner);
     let mut evaluated = Evaluated {
         source,

@@ -220,6 +220,7 @@ impl<'a> Predictor<'a> {
             caches_later: false,
         };
         let model = Arc::new(loading.load(source, plan)?);
+        model.batcher.use_all_tensor_memory();
         Ok(Self { args, app, model })
     }
 
