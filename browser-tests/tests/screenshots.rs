@@ -15,6 +15,11 @@ fn screenshots() {
     if std::env::var_os("SIGHTLINE_SCREENSHOTS").is_none() {
         return;
     }
+    // Generated weights find hundreds of things in every photograph.
+    assert!(
+        std::env::var_os("SIGHTLINE_TEST_SHARED").is_some(),
+        "set SIGHTLINE_TEST_SHARED to the folder with trained weights"
+    );
     let (driver, server) = (Driver::start(), Server::start(&[]));
     let folder = repository("docs/images");
     std::fs::create_dir_all(&folder).unwrap();
