@@ -327,21 +327,16 @@ pub async fn pace(app: &App, error: &ServeError) {
 /// Delayed events happen at multiples of this time. A thread that wakes up for one of them handles the others of the same
 /// moment, too, which costs less than to wake up for each.
 const TICK: Duration = Duration::from_millis(20);
-/// Events over this part of the rate that needs no delay wait for the next [`TICK`].
-const GROUPED: u32 = 5;
-/// How many events may come at once, as the time in which they are due one after the other.
-const BURST: Duration = Duration::from_millis(200);
-/// Longest delay, apart from the wait for the next [`TICK`].
-const LONGEST: Duration = Duration::from_secs(2);
 
 /// Limits the rate of an event: events over the rate are delayed, but only for a bounded time.
 #[derive(Debug)]
 pub struct Pacer {
     created: Instant,
-    /// When events may continue.
-    paced: Schedule,
-    /// Which events are many enough to be handled in groups.
-    grouped: Schedule,
+    interval: Duration,
+    burst: Duration,
+    longest: Duration,
+    /// When the next event is due if events come one [`Pacer::interval`] after the other.
+    next: Mutex<Instant>,
 }
 
 impl Pacer {
@@ -364,8 +359,10 @@ impl Pacer {
         let created = Instant::now();
         Self {
             created,
-            paced: Schedule::new(created, interval),
-            grouped: Schedule::new(created, interval * GROUPED),
+            interval,
+            burst: Duration::from_millis(200),
+            longest: Duration::from_secs(2),
+            next: Mutex::new(created),
         }
     }
 
@@ -373,8 +370,7 @@ impl Pacer {
     /// `None` if the event need not wait.
     fn due(&self, now: Instant) -> Option<Instant> {
         let delay = self.delay(now);
-        let is_grouped = !self.grouped.delay(now).is_zero();
-        if delay.is_zero() && !is_grouped {
+        if delay.is_zero() {
             return None;
         }
         let passed = (now + delay).saturating_duration_since(self.created);
@@ -384,32 +380,10 @@ impl Pacer {
 
     /// Returns how long the event that happens at `now` must wait.
     pub fn delay(&self, now: Instant) -> Duration {
-        self.paced.delay(now)
-    }
-}
-
-/// Events that are due one after the other at a fixed interval, unless they come more slowly.
-#[derive(Debug)]
-struct Schedule {
-    interval: Duration,
-    /// When the next event is due.
-    next: Mutex<Instant>,
-}
-
-impl Schedule {
-    fn new(start: Instant, interval: Duration) -> Self {
-        Self {
-            interval,
-            next: Mutex::new(start),
-        }
-    }
-
-    /// Adds the event that happens at `now`, and returns by how much more than [`BURST`] it is early, at most [`LONGEST`].
-    fn delay(&self, now: Instant) -> Duration {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let due = (*next).max(now) + self.interval;
-        *next = due.min(now + BURST + LONGEST);
-        next.saturating_duration_since(now + BURST)
+        *next = due.min(now + self.burst + self.longest);
+        next.saturating_duration_since(now + self.burst)
     }
 }
 
@@ -487,15 +461,14 @@ mod tests {
     }
 
     #[test]
-    fn many_rejections_continue_in_groups() {
+    fn delayed_rejections_continue_in_groups() {
         let pacer = Pacer::of_rejections(1);
         let start = Instant::now() + Duration::from_secs(1);
-        assert!((0..10).all(|_| pacer.due(start).is_none()));
-        let due: Vec<Instant> = (0..90).filter_map(|_| pacer.due(start)).collect();
-        assert_eq!(due.len(), 90);
+        assert!((0..50).all(|_| pacer.due(start).is_none()));
+        let due: Vec<Instant> = (0..50).filter_map(|_| pacer.due(start)).collect();
+        assert_eq!(due.len(), 50);
         for (index, due) in due.iter().enumerate() {
-            // The first 40 need no delay by themselves.
-            let exact = Duration::from_millis(4) * (index as u32).saturating_sub(39);
+            let exact = Duration::from_millis(4) * (index as u32 + 1);
             let delay = due.duration_since(start);
             assert!(
                 exact <= delay && delay < exact + TICK,
@@ -503,6 +476,6 @@ mod tests {
             );
         }
         let moments = due.chunk_by(|a, b| a == b).count();
-        assert!((11..=12).contains(&moments), "{moments}");
+        assert!((10..=11).contains(&moments), "{moments}");
     }
 }
