@@ -20,7 +20,7 @@ use super::print_config::model_tables;
 use super::say::say;
 use super::serve::{check_pinned, check_tls, choose_loads, find_sources, read_keys, served_names};
 use super::settings::{Merged, Origin, SettingsArgs, argument};
-use super::{Cli, StoreArgs, default_models_directory, environment, explain};
+use super::{Cli, StoreArgs, environment, existing_models_directory, explain};
 
 /// Maximum width of the column with the values; a longer value moves its origin to the right.
 const MAX_COLUMN: usize = 48;
@@ -169,8 +169,7 @@ impl Machine {
 
     /// Adds the paths of the default models directory, if it exists, and of ONNX Runtime's library.
     fn add_paths(&mut self, settings: &Settings, errors: &mut Vec<String>) {
-        let directory = default_models_directory().filter(|directory| directory.is_dir());
-        if let (None, Some(directory)) = (&settings.models_dir, directory) {
+        if let (None, Some(directory)) = (&settings.models_dir, existing_models_directory()) {
             self.add("models_dir", directory.display().to_string());
         }
         match find_library(settings.onnxruntime.as_deref()) {

@@ -46,9 +46,10 @@ mod target;
 mod trained;
 mod trial;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Once;
 
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue};
@@ -199,10 +200,9 @@ impl StoreArgs {
     /// Opens the directory of `--models`, which must have a model. If the flag is not set, opens the
     /// default directory if that exists.
     fn store(&self) -> ModelStore {
-        let default = || default_models_directory().filter(|directory| directory.is_dir());
         let store = match &self.directory {
             Some(directory) => ModelStore::new(Some(directory.clone())),
-            None => ModelStore::new(default()).optional(),
+            None => ModelStore::new(existing_models_directory()).optional(),
         };
         store.following_symlinks(self.follow_symlinks.unwrap_or_default())
     }
@@ -235,6 +235,26 @@ impl StoreArgs {
                 }
                 .into())
             }
+        }
+    }
+}
+
+/// Returns the default models directory if it exists. Warns once if that cannot be found out.
+fn existing_models_directory() -> Option<PathBuf> {
+    static WARNING: Once = Once::new();
+    let directory = default_models_directory()?;
+    match directory.metadata() {
+        Ok(metadata) => metadata.is_dir().then_some(directory),
+        Err(error) => {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                WARNING.call_once(|| {
+                    complain!(
+                        "warning: the models in {} are not used: {error}",
+                        directory.display()
+                    );
+                });
+            }
+            None
         }
     }
 }
@@ -305,7 +325,7 @@ impl CacheArgs {
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
     /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
-    /// folder and the folders relative to it, .cache/onnxruntime/, or the system's library folders]
+    /// folder and the folders relative to it, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }

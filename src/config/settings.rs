@@ -94,7 +94,7 @@ pub struct Settings {
     )]
     pub follow_symlinks: Option<bool>,
     /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
-    /// folder and the folders relative to it, .cache/onnxruntime/, or the system's library folders]
+    /// folder and the folders relative to it, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
     /// Folder in which optimized networks are cached, so that later starts are faster; `off` to cache nothing [default:

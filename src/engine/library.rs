@@ -8,6 +8,8 @@ use thiserror::Error;
 
 /// Environment variable with the path of the library, as in the `ort` crate.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
+/// Length of the header of an ELF file of 64 bits in bytes.
+const HEADER: u64 = 64;
 /// Folder, relative to a checkout, into which `scripts/fetch-onnxruntime.sh` installs the library.
 const CACHE: &str = ".cache/onnxruntime";
 /// File name of the library in each searched folder.
@@ -144,14 +146,14 @@ fn named_file(origin: &'static str, path: PathBuf) -> Result<PathBuf, LibraryErr
 }
 
 /// Returns the folders to search for the library, in order: relative to `binary`, the path of the
-/// running binary without symbolic links, then the cache of a checkout in the working directory,
-/// then the system's folders.
+/// running binary without symbolic links, then the system's folders. The working directory is not
+/// among them, because others may have written what is in it.
 fn folders(binary: Option<&Path>) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Some(folder) = binary.and_then(Path::parent) {
         folders.push(folder.to_path_buf());
-        // `target/release/` or `target/debug/` of a checkout.
-        if let Some(checkout) = folder.parent().and_then(Path::parent) {
+        // `target/release/` and `target/debug/` of a checkout, and the `deps/` in them that have the tests.
+        for checkout in folder.ancestors().skip(2).take(2) {
             folders.push(checkout.join(CACHE));
         }
         // `bin/` of an installation.
@@ -160,7 +162,6 @@ fn folders(binary: Option<&Path>) -> Vec<PathBuf> {
             folders.push(prefix.join("lib"));
         }
     }
-    folders.push(CACHE.into());
     folders.extend(SYSTEM.map(PathBuf::from));
     folders
 }
@@ -179,12 +180,17 @@ fn absolute(path: PathBuf) -> PathBuf {
 /// read.
 pub(super) fn check(path: &Path) -> Result<(), LibraryError> {
     let mut head = Vec::new();
-    let file = File::open(path).and_then(|file| file.take(20).read_to_end(&mut head));
-    file.map_err(|error| LibraryError::Unusable {
+    let mut read = || {
+        let mut file = File::open(path)?;
+        file.by_ref().take(HEADER).read_to_end(&mut head)?;
+        Ok(file.metadata()?.len())
+    };
+    let length = read().map_err(|error: io::Error| LibraryError::Unusable {
         path: path.to_path_buf(),
         reason: error.to_string(),
     })?;
-    match wrong_kind(&head) {
+    let cut = || is_cut(&head, length).then(|| "an incomplete file".to_owned());
+    match wrong_kind(&head).or_else(cut) {
         None => Ok(()),
         Some(got) => Err(LibraryError::WrongKind {
             path: path.to_path_buf(),
@@ -193,7 +199,22 @@ pub(super) fn check(path: &Path) -> Result<(), LibraryError> {
     }
 }
 
-/// Returns what a file is whose first 20 bytes are `head`. `None` if it can be a library for this
+/// Returns whether a library with the header `head` ends before its section headers, which come last, so that a part of it
+/// is missing. The dynamic loader maps such a file, and the process would be killed when it reads the missing part.
+///
+/// Source: System V ABI, ELF header, `e_shoff`, `e_shentsize` and `e_shnum` of 64 bits.
+fn is_cut(head: &[u8], length: u64) -> bool {
+    let start = head.get(40..48).and_then(|bytes| bytes.first_chunk());
+    let sizes = head.get(58..62).and_then(|bytes| bytes.first_chunk::<4>());
+    let (Some(start), Some(&[size_low, size_high, count_low, count_high])) = (start, sizes) else {
+        return true;
+    };
+    let size = u64::from(u16::from_le_bytes([size_low, size_high]));
+    let count = u64::from(u16::from_le_bytes([count_low, count_high]));
+    length < u64::from_le_bytes(*start).saturating_add(size * count)
+}
+
+/// Returns what a file is whose first bytes are `head`. `None` if it can be a library for this
 /// operating system and CPU.
 fn wrong_kind(head: &[u8]) -> Option<String> {
     let kind = match head {
@@ -256,9 +277,9 @@ mod tests {
         let expected = [
             "/opt/checkout/target/release",
             "/opt/checkout/.cache/onnxruntime",
+            "/opt/.cache/onnxruntime",
             "/opt/checkout/target/lib/sightline",
             "/opt/checkout/target/lib",
-            ".cache/onnxruntime",
             "/usr/local/lib",
         ];
         assert_eq!(folders[..6], expected.map(PathBuf::from));
@@ -268,7 +289,7 @@ mod tests {
             super::folders(Some(Path::new("/sightline")))[0],
             Path::new("/")
         );
-        assert_eq!(super::folders(None)[0], Path::new(CACHE));
+        assert_eq!(super::folders(None)[0], Path::new("/usr/local/lib"));
     }
 
     #[test]
@@ -314,5 +335,16 @@ mod tests {
             _ => 183,
         };
         assert_eq!(wrong_kind(&elf(own)), None);
+    }
+
+    #[test]
+    fn a_part_of_a_library_is_found() {
+        let mut head = [0; HEADER as usize];
+        head[40..48].copy_from_slice(&1000_u64.to_le_bytes());
+        head[58..62].copy_from_slice(&[64, 0, 3, 0]);
+        for (length, expected) in [(1191, true), (1192, false), (5000, false)] {
+            assert_eq!(is_cut(&head, length), expected, "{length}");
+        }
+        assert!(is_cut(&head[..60], 5000));
     }
 }

@@ -4,7 +4,7 @@
 //! written in the order of the images and the partial file is deleted.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -108,8 +108,16 @@ impl Output {
     /// Checks that the file is none of `images` and can be written.
     pub(super) fn check(&self, images: &[Image]) -> Result<()> {
         let path = self.path.display();
-        if self.path.is_dir() {
-            bail!("`--output {path}`: expected a file, got a folder");
+        // The file is replaced when it is complete.
+        for file in [&self.path, &self.unfinished()] {
+            if let Ok(metadata) = file.symlink_metadata()
+                && let Some(kind) = special(metadata.file_type())
+            {
+                let file = file.display();
+                bail!(
+                    "`--output {path}`: expected {file} to be a regular file or not to exist, got {kind}"
+                );
+            }
         }
         let folder = self.folder();
         if !folder.is_dir() {
@@ -136,6 +144,11 @@ impl Output {
     /// Returns whether the file has the errors of images.
     pub(super) fn has_errors(&self) -> bool {
         self.format != Format::Coco
+    }
+
+    /// Returns the path of the file while it is written.
+    fn unfinished(&self) -> PathBuf {
+        self.path.with_added_extension("unfinished")
     }
 
     fn folder(&self) -> &Path {
@@ -177,6 +190,19 @@ impl Output {
             journal,
             places,
         })
+    }
+}
+
+/// Returns what a file is, if it is not a regular one.
+fn special(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() {
+        None
+    } else if kind.is_dir() {
+        Some("a folder")
+    } else if kind.is_symlink() {
+        Some("a symbolic link")
+    } else {
+        Some("a device, pipe or socket")
     }
 }
 
@@ -285,7 +311,7 @@ impl Opened {
     /// Writes the file in the order of the images, and deletes the partial one.
     fn finish(self) -> Result<()> {
         let path = &self.output.path;
-        let unfinished = path.with_added_extension("unfinished");
+        let unfinished = self.output.unfinished();
         let written = self.write(&unfinished);
         let written = written.and_then(|()| Ok(std::fs::rename(&unfinished, path)?));
         if written.is_err() {
@@ -307,7 +333,8 @@ impl Opened {
             .write(true)
             .create(true)
             .truncate(true)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            // A pipe that was made meanwhile is an error, instead of waiting for its reader.
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(path)?;
         let mut writer = Writer::new(BufWriter::new(file), self.output.format)?;
         for place in self.places.iter().flatten() {

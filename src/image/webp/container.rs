@@ -24,7 +24,8 @@ pub(super) enum Bitstream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
     pub(super) bitstream: Bitstream,
-    /// Content of the chunk that holds the bitstream.
+    /// Content of the chunk that holds the bitstream, with the byte that fills it up to an even length if it has one:
+    /// libwebp reads the bits of that byte, too.
     pub(super) data: &'a [u8],
     /// Size that the bitstream's own header states.
     pub(super) size: ImageSize,
@@ -144,7 +145,7 @@ impl<'a> Frame<'a> {
         let size = size.ok_or_else(|| damaged("the header of its bitstream is not valid"))?;
         Ok(Some(Self {
             bitstream,
-            data,
+            data: chunk.padded,
             size,
             left: 0,
             top: 0,
@@ -177,6 +178,8 @@ fn lossless_size(data: &[u8]) -> Option<ImageSize> {
 struct Chunk<'a> {
     kind: [u8; 4],
     data: &'a [u8],
+    /// The content, and the byte behind it if its length is odd.
+    padded: &'a [u8],
 }
 
 /// Iterator over the chunks of a list. It ends where fewer bytes than a chunk header are left.
@@ -196,7 +199,27 @@ impl<'a> Iterator for Chunks<'a> {
             return Some(Err(damaged("a chunk is longer than the remaining data")));
         };
         // Chunks begin at even offsets.
-        self.rest = body.get(length + length % 2..).unwrap_or_default();
-        Some(Ok(Chunk { kind, data }))
+        let even = length + length % 2;
+        self.rest = body.get(even..).unwrap_or_default();
+        let padded = body.get(..even).unwrap_or(data);
+        Some(Ok(Chunk { kind, data, padded }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_the_byte_that_fills_up_its_chunk() {
+        let read = |content: &[u8]| {
+            let length = (content.len() as u32).to_le_bytes();
+            let chunk = [b"VP8L", &length[..], content, &[7, 9]].concat();
+            let body = [b"WEBP", &chunk[..]].concat();
+            let file = [b"RIFF", &(body.len() as u32).to_le_bytes()[..], &body].concat();
+            Container::read(&file).unwrap().frame.data.to_vec()
+        };
+        assert_eq!(read(&[0x2F, 0, 0, 0, 0]), [0x2F, 0, 0, 0, 0, 7]);
+        assert_eq!(read(&[0x2F, 0, 0, 0, 0, 1]), [0x2F, 0, 0, 0, 0, 1]);
     }
 }

@@ -217,3 +217,28 @@ fn a_killed_run_is_continued_by_the_same_command_only() {
         "as without an interruption"
     );
 }
+
+#[test]
+fn results_replace_regular_files_only() {
+    let place = Place::new();
+    let images = place.text("images");
+    fs::write(place.at("kept.jsonl"), "kept").unwrap();
+    std::os::unix::fs::symlink(place.at("kept.jsonl"), place.at("link.jsonl")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(place.at("socket.jsonl")).unwrap();
+    let _unfinished =
+        std::os::unix::net::UnixListener::bind(place.at("out.jsonl.unfinished")).unwrap();
+    for (name, got) in [
+        ("link.jsonl", "got a symbolic link"),
+        ("socket.jsonl", "got a device, pipe or socket"),
+        ("out.jsonl", "got a device, pipe or socket"),
+    ] {
+        let (code, _, stderr) = place.predict(&["--output", &place.text(name), &images]);
+        assert_eq!(code, Some(1), "{name}");
+        assert!(stderr.contains(got), "{name}: {stderr}");
+    }
+    assert_eq!(
+        fs::read_link(place.at("link.jsonl")).unwrap(),
+        place.at("kept.jsonl")
+    );
+    assert_eq!(fs::read_to_string(place.at("kept.jsonl")).unwrap(), "kept");
+}
