@@ -95,7 +95,7 @@ impl<'a> Header<'a> {
 
     /// Reads a flag, both values of which are equally probable.
     fn flag(&mut self) -> bool {
-        let split = (self.range + 1) / 2;
+        let split = self.range.div_ceil(2);
         let is_set = self.value >= split << 8;
         if is_set {
             self.range -= split;
