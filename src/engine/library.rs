@@ -152,8 +152,9 @@ fn folders(binary: Option<&Path>) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     if let Some(folder) = binary.and_then(Path::parent) {
         folders.push(folder.to_path_buf());
-        // `target/release/` and `target/debug/` of a checkout, and the `deps/` in them that have the tests.
-        for checkout in folder.ancestors().skip(2).take(2) {
+        // A build or a test in `target/` of a checkout.
+        let target = folder.ancestors().find(|path| path.ends_with("target"));
+        if let Some(checkout) = target.and_then(Path::parent) {
             folders.push(checkout.join(CACHE));
         }
         // `bin/` of an installation.
@@ -277,14 +278,16 @@ mod tests {
         let expected = [
             "/opt/checkout/target/release",
             "/opt/checkout/.cache/onnxruntime",
-            "/opt/.cache/onnxruntime",
             "/opt/checkout/target/lib/sightline",
             "/opt/checkout/target/lib",
             "/usr/local/lib",
         ];
-        assert_eq!(folders[..6], expected.map(PathBuf::from));
+        assert_eq!(folders[..5], expected.map(PathBuf::from));
+        let test = super::folders(Some(Path::new("/opt/checkout/target/debug/deps/suite")));
+        assert!(test.contains(&"/opt/checkout/.cache/onnxruntime".into()));
         let installed = super::folders(Some(Path::new("/usr/local/bin/sightline")));
         assert!(installed.contains(&"/usr/local/lib/sightline".into()));
+        assert!(!installed.iter().any(|folder| folder.ends_with(CACHE)));
         assert_eq!(
             super::folders(Some(Path::new("/sightline")))[0],
             Path::new("/")

@@ -10,22 +10,24 @@ const UNCODED: usize = 10;
 /// Length in bytes of the stated length of a partition.
 const LENGTH: usize = 3;
 
-/// Returns whether the partitions of the key frame `data` are as long as their stated lengths.
+/// Returns whether the key frame `data` has all bytes of its partitions.
 pub(super) fn are_complete(data: &[u8]) -> bool {
-    missing(data) == Some(0)
+    stated(data).is_some_and(|(stated, rest)| stated <= rest)
 }
 
-/// Returns the number of bytes by which the stated lengths exceed `data`. `None` if the first partition or the list of
-/// lengths is incomplete.
-fn missing(data: &[u8]) -> Option<usize> {
+/// Returns the sum of the stated lengths of the partitions after the first one, and the number of bytes that are left for
+/// them. `None` if the first partition or the list of lengths is incomplete.
+fn stated(data: &[u8]) -> Option<(usize, usize)> {
     let first = (u24_le(data, 0)? >> 5) as usize;
     let (first, rest) = data.get(UNCODED..)?.split_at_checked(first)?;
     // The last partition takes what is left, so its length is not stated.
-    let stated = Header::new(first).partitions() - 1;
-    let (lengths, partitions) = rest.split_at_checked(stated * LENGTH)?;
-    let lengths = (0..stated).filter_map(|index| u24_le(lengths, index * LENGTH));
-    let total: usize = lengths.map(|length| length as usize).sum();
-    Some(total.saturating_sub(partitions.len()))
+    let count = Header::new(first).partitions() - 1;
+    let (lengths, partitions) = rest.split_at_checked(count * LENGTH)?;
+    let lengths = (0..count).filter_map(|index| u24_le(lengths, index * LENGTH));
+    Some((
+        lengths.map(|length| length as usize).sum(),
+        partitions.len(),
+    ))
 }
 
 /// Reads the fields at the beginning of the first partition. Bits after its end are 0.
