@@ -137,6 +137,7 @@ impl Admission {
     /// [`BatchError::DeadlineUnreachable`] if the images in the queue are predicted to take too long.
     pub fn new(app: &App, model: Arc<LoadedModel>, deadline: Deadline) -> Result<Self, ServeError> {
         model.batcher.check(deadline.at())?;
+        app.rejections.earn(REJECTIONS_PER_REQUEST);
         Ok(Self {
             places: model.batcher.no_places(),
             body: app.bodies.empty(),
@@ -328,6 +329,10 @@ pub async fn pace(app: &App, error: &ServeError) {
 /// moment, too, which costs less than to wake up for each.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Number of rejections without delay for each accepted request, in addition to those of [`Pacer::of_rejections`]. They cost
+/// little beside it, and clients that send requests at a fixed rate, of which the server can accept a third, wait for none.
+const REJECTIONS_PER_REQUEST: u32 = 2;
+
 /// Limits the rate of an event: events over the rate are delayed, but only for a bounded time.
 #[derive(Debug)]
 pub struct Pacer {
@@ -341,7 +346,8 @@ pub struct Pacer {
 
 impl Pacer {
     /// Creates the pacer of rejections for lack of capacity by a server with `cores` cores: 250 per second and core
-    /// without delay, which take about a twentieth of each core, and at most 2 s of delay.
+    /// without delay, which take about a twentieth of each core, and those that accepted requests [earn](Self::earn);
+    /// at most 2 s of delay.
     ///
     /// Only clients that wait for the response before they retry become slower by the delay. If many clients send
     /// requests independently of each other, a delay saves nothing, and holds their connections.
@@ -376,6 +382,12 @@ impl Pacer {
         let passed = (now + delay).saturating_duration_since(self.created);
         let ticks = passed.as_nanos().div_ceil(TICK.as_nanos());
         Some(self.created + TICK * u32::try_from(ticks).ok()?)
+    }
+
+    /// Lets `events` more of the next events happen without delay, if some would have to wait.
+    pub fn earn(&self, events: u32) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = next.checked_sub(self.interval * events).unwrap_or(*next);
     }
 
     /// Returns how long the event that happens at `now` must wait.
@@ -450,6 +462,22 @@ mod tests {
         let later = start + Duration::from_secs(2);
         assert_eq!(delays(later, 1), [4]);
         assert_eq!(delays(later + Duration::from_secs(1), 1), [0]);
+    }
+
+    #[test]
+    fn accepted_requests_earn_rejections() {
+        let pacer = Pacer::of_rejections(1);
+        let start = Instant::now() + Duration::from_secs(1);
+        assert_eq!(
+            (0..60).map(|_| pacer.delay(start).as_millis()).last(),
+            Some(40)
+        );
+        pacer.earn(8);
+        assert_eq!(pacer.delay(start).as_millis(), 12);
+        // There is no credit for later.
+        pacer.earn(1000);
+        assert!((0..50).all(|_| pacer.delay(start).is_zero()));
+        assert_eq!(pacer.delay(start).as_millis(), 4);
     }
 
     #[test]

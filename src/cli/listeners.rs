@@ -12,7 +12,7 @@ use sightline::config::{ListenAddress, ServeConfig, SocketPath, resolve};
 use sightline::grpc::{self, Control};
 use sightline::http;
 use sightline::http::listener::Family;
-use sightline::http::server::{Secure, Server, Transport, Window};
+use sightline::http::server::{Secure, Server, Transport, Windows};
 use sightline::http::stream::Listener;
 use sightline::http::unix::{UnixError, UnixSocket};
 use sightline::tls::Tls;
@@ -182,7 +182,7 @@ impl Listeners {
 fn transport(app: &App, connections: usize, tls: Option<Secure>) -> Arc<Transport> {
     Arc::new(Transport {
         tls,
-        window: Window::new(app.bodies.total(), connections),
+        windows: Windows::new(app.bodies.total(), connections),
         refused: app.metrics.refused_streams(),
     })
 }

@@ -23,12 +23,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, InFlight};
-use super::http2::{self, Window};
+use super::http2;
 use super::observed::Observed;
 use super::opening::{Opened, Rewound, Scheme, open};
+use super::repoll::Repoll;
 use super::server::Transport;
 use super::stream::{Peer, Stream};
 use super::upload::{Pausing, Upload};
+use super::windows::Windows;
 
 /// Maximum length of the head of a request in bytes, and size of the read buffer of a connection.
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -84,7 +86,7 @@ impl Connection {
             scheme: Scheme::Http,
             activity,
             places,
-            window: transport.window,
+            windows: transport.windows.clone(),
             refused: transport.refused.clone(),
             end,
         };
@@ -111,8 +113,8 @@ pub(super) struct Requests {
     pub(super) activity: Arc<Activity>,
     /// Places of the HTTP/2 streams of all connections.
     pub(super) places: Arc<Semaphore>,
-    /// Size of the flow-control window of an HTTP/2 connection in bytes.
-    pub(super) window: Window,
+    /// The flow-control windows of the HTTP/2 connections.
+    pub(super) windows: Windows,
     /// Counts the HTTP/2 streams that found no place.
     pub(super) refused: Counter,
     pub(super) end: End,
@@ -145,11 +147,12 @@ impl Requests {
             tokio::select! {
                 // The connection is polled first, so that a request that has arrived is still served.
                 biased;
-                result = &mut connection => return Ok(result?),
-                () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+                result = Repoll::new(connection.as_mut()) => return Ok(result?),
+                () = stop.cancelled() => {}
             }
+            connection.as_mut().graceful_shutdown();
         }
-        Ok(connection.await?)
+        Ok(Repoll::new(connection).await?)
     }
 }
 

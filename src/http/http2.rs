@@ -39,36 +39,11 @@ const PING_PERIOD: Duration = Duration::from_secs(30);
 /// Time within which a client must answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum size of a frame of a client. Each frame of a body wakes up the task of its stream, so larger ones cost less.
-const MAX_FRAME: u32 = 64 << 10;
+const MAX_FRAME: u32 = 256 << 10;
 /// Size of a frame that HTTP/2 always allows.
 const MIN_FRAME: u32 = 16 << 10;
 /// Maximum number of bytes of a response that are passed to a stream at a time.
 const MAX_BUFFERED: usize = 64 << 10;
-
-/// Size of the flow-control window of a connection, and of each of its streams, in bytes: what a client can send before
-/// the server reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window(u32);
-
-impl Window {
-    /// The size that HTTP/2 prescribes for the beginning of a connection. It cannot be smaller.
-    const MIN: u32 = 64 << 10;
-    /// Enough for 20 MB/s to a client with a round-trip time of 50 ms.
-    const MAX: u32 = 1 << 20;
-
-    /// Returns the window with which the unread bytes of all `connections` take at most half as much memory as
-    /// `bytes`, the budget for request bodies.
-    pub fn new(bytes: u64, connections: usize) -> Self {
-        let share = bytes / 2 / (connections as u64).max(1);
-        Self(share.clamp(Self::MIN.into(), Self::MAX.into()) as u32)
-    }
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self(Self::MAX)
-    }
-}
 
 /// Serves the streams of a connection until it ends.
 ///
@@ -80,10 +55,12 @@ where
 {
     let activity = Arc::clone(&requests.activity);
     let end = requests.end.clone();
-    activity.multiplex(requests.window.0 as usize);
+    // Held until the connection ends.
+    let window = requests.windows.take();
+    activity.multiplex(window.bytes as usize);
     let io = Frames::new(io, Arc::clone(&activity));
     let spawner = Spawner::default();
-    let builder = builder(spawner.clone(), requests.window);
+    let builder = builder(spawner.clone(), window.bytes);
     let connection = builder.serve_connection(TokioIo::new(io), service(requests, spawner));
     let mut connection = std::pin::pin!(connection);
     if matches!(end, End::OneRequest) {
@@ -117,16 +94,17 @@ async fn leaving(activity: &Activity, end: &End) {
     }
 }
 
-fn builder(spawner: Spawner, window: Window) -> http2::Builder<Spawner> {
+/// Returns the builder of a connection whose flow-control window, and that of each stream, has `window` bytes.
+fn builder(spawner: Spawner, window: u32) -> http2::Builder<Spawner> {
     let mut builder = http2::Builder::new(spawner);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_concurrent_streams(MAX_STREAMS)
         // The memory of an incomplete frame is bounded with that of unread bytes.
-        .max_frame_size((window.0 / 4).clamp(MIN_FRAME, MAX_FRAME))
-        .initial_stream_window_size(window.0)
-        .initial_connection_window_size(window.0)
+        .max_frame_size((window / 4).clamp(MIN_FRAME, MAX_FRAME))
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
         .max_send_buf_size(MAX_BUFFERED)
         .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
@@ -293,29 +271,5 @@ impl Buf for Chunk {
     fn advance(&mut self, bytes: usize) {
         self.activity.wrote(bytes);
         self.bytes.advance(bytes);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_windows_of_all_connections_take_at_most_half_of_the_memory_for_bodies() {
-        let cases = [
-            (512 << 20, 1024, 256 << 10),
-            (2 << 30, 1024, 1 << 20),
-            (1 << 40, 0, 1 << 20),
-            // HTTP/2 does not allow less.
-            (64 << 20, 1024, 64 << 10),
-            (0, 1, 64 << 10),
-        ];
-        for (bytes, connections, expected) in cases {
-            assert_eq!(
-                Window::new(bytes, connections),
-                Window(expected),
-                "{bytes} {connections}"
-            );
-        }
     }
 }

@@ -36,6 +36,7 @@ mod pages;
 pub(crate) mod problem;
 mod query;
 mod replaceable;
+mod repoll;
 pub(crate) mod respond;
 mod segment;
 pub mod server;
@@ -47,6 +48,7 @@ pub mod unix;
 pub(crate) mod upload;
 mod v2;
 mod wait;
+mod windows;
 mod zlib;
 
 #[cfg(test)]

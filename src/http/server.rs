@@ -17,9 +17,9 @@ use super::activity::Activity;
 pub use super::activity::ConnectionTimeouts;
 pub use super::connection::MAX_HEAD_BYTES;
 use super::connection::{Connection, End};
-pub use super::http2::Window;
 use super::replaceable::{Asked, Replaceable};
 use super::stream::{Listeners, Peer, Stream};
+pub use super::windows::Windows;
 use crate::tls::Tls;
 
 /// Pause after a connection could not be accepted, usually because file descriptors ran out.
@@ -55,9 +55,8 @@ pub struct Server {
 pub struct Transport {
     /// TLS on TCP sockets. `None` to serve without TLS.
     pub tls: Option<Secure>,
-    /// Size of the flow-control window of each HTTP/2 connection in bytes: the memory that a client can fill before
-    /// the server reads.
-    pub window: Window,
+    /// The flow-control windows of the HTTP/2 connections.
+    pub windows: Windows,
     /// Counts the HTTP/2 streams that are refused because too many are in flight.
     pub refused: Counter,
 }
