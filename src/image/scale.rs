@@ -12,9 +12,9 @@ use super::ImageSize;
 /// Least factor by which an image is still resized after it was decoded at a reduced scale.
 ///
 /// The resize's antialiasing filter is a triangle of twice this width, while the decoder averages
-/// square blocks; the smaller the factor, the more of the result is the decoder's. At 1.5,
+/// square blocks; the smaller the factor, the more of the result is the decoder's. At 1.4,
 /// docs/BENCHMARKS.md finds no change of accuracy.
-const LEAST_REDUCTION: f64 = 1.5;
+const LEAST_REDUCTION: f64 = 1.4;
 
 /// Whether images are decoded to the pixels of Pillow or at the scale that a network needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -77,11 +77,12 @@ mod tests {
     fn enough_of_the_reduction_is_left_to_the_resize() {
         let cases = [
             (0.3, Scale::Full),
-            (2.9, Scale::Full),
-            (3.0, Scale::Half),
-            (5.9, Scale::Half),
-            (6.0, Scale::Quarter),
-            (12.0, Scale::Eighth),
+            (2.7, Scale::Full),
+            (2.81, Scale::Half),
+            (5.5, Scale::Half),
+            (5.61, Scale::Quarter),
+            (11.1, Scale::Quarter),
+            (11.21, Scale::Eighth),
             (1000.0, Scale::Eighth),
             (f64::NAN, Scale::Full),
         ];
