@@ -1,7 +1,7 @@
 //! Huffman tables of sequential JPEG, as lookup tables.
 
 /// Number of bits by which codes are looked up. Longer codes are found by their values.
-const LOOKUP_BITS: u32 = 10;
+const LOOKUP_BITS: u32 = 12;
 /// Longest code in bits.
 const MAX_CODE: usize = 16;
 
@@ -178,8 +178,8 @@ mod tests {
         let cases = [
             // Symbol 0x01 with its bit, twice, then the end of the block.
             (0b0101_1000_0000_0000, skip(6, 2, true)),
-            // Symbol 0x12 with two bits, and a run of 16 zeros.
-            (0b1101_1111_0000_0000, skip(9, 18, false)),
+            // Symbol 0x12 with two bits, a run of 16 zeros, and symbol 0x01 with its bit.
+            (0b1101_1111_0000_0000, skip(11, 19, false)),
             (0b1111_0000_0000_0000, skip(0, 0, false)),
         ];
         for (bits, expected) in cases {
