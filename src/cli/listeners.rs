@@ -128,17 +128,21 @@ impl Listeners {
         } else {
             Control::Elsewhere
         };
-        // The windows of the connections of both servers share the memory for bodies.
+        // The windows of the connections of all servers share the memory for bodies.
         let servers = if self.grpc.is_empty() { 1 } else { 2 };
+        let windows = Windows::new(app.bodies.total(), config.max_connections * servers);
         let server = |bound: Vec<Bound>, router, tls, max_connections| {
             let listeners: Vec<Listener> = bound.into_iter().map(|bound| bound.listener).collect();
-            let shared = max_connections * servers;
             Server {
                 listeners: listeners.into(),
                 router,
                 max_connections,
                 timeouts: config.timeouts,
-                transport: transport(&app, shared, tls),
+                transport: Arc::new(Transport {
+                    tls,
+                    windows: windows.clone(),
+                    refused: app.metrics.refused_streams(),
+                }),
             }
         };
         let secure = |plain: Router| {
@@ -176,15 +180,6 @@ impl Listeners {
         }
         finished
     }
-}
-
-/// Returns the transport of a server with at most `connections` connections.
-fn transport(app: &App, connections: usize, tls: Option<Secure>) -> Arc<Transport> {
-    Arc::new(Transport {
-        tls,
-        windows: Windows::new(app.bodies.total(), connections),
-        refused: app.metrics.refused_streams(),
-    })
 }
 
 /// Returns the address as it is printed: a URL, or the path of a Unix socket after `unix:`.

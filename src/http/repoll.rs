@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 
 /// Time after which a future that wakes itself again and again lets other tasks run.
-const LONGEST: Duration = Duration::from_micros(500);
+const LONGEST: Duration = Duration::from_micros(200);
 
 /// A future that is polled again at once if it has woken itself.
 pub(super) struct Repoll<F> {

@@ -191,7 +191,9 @@ impl ImageHeader {
         let turning = decoded.saturating_mul(turn_bytes);
         DecodeCost {
             nanos: FIXED_NANOS + picos / 1000,
-            peak_bytes: FIXED_BYTES + table_bytes + decoding.max(turning),
+            peak_bytes: decoding
+                .max(turning)
+                .saturating_add(FIXED_BYTES + table_bytes),
             pixels: if self.coding.keeps_coefficients() {
                 pixels
             } else {
@@ -225,4 +227,36 @@ pub fn check_density(size: ImageSize, file_bytes: usize, limit: u64) -> Result<(
         bytes,
         limit,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ImageFormat;
+    use super::*;
+    use image::metadata::Orientation as Turn;
+
+    #[test]
+    fn the_largest_sizes_that_a_header_can_state_have_a_cost() {
+        let largest = ImageSize {
+            width: u32::MAX,
+            height: u32::MAX,
+        };
+        let header = |coding| ImageHeader {
+            format: ImageFormat::Png,
+            size: largest,
+            coding,
+            scalable: true,
+            turn: Turn::Rotate90,
+        };
+        let png = Coding::Png {
+            bits_per_pixel: 64,
+            interlaced: true,
+        };
+        for coding in [png, Coding::WebPLossless, Coding::Bmp] {
+            for scale in Scale::ALL {
+                let cost = header(coding).decode_cost(usize::MAX, true, scale);
+                assert!(cost.peak_bytes > 1 << 50, "{coding:?} {scale:?}");
+            }
+        }
+    }
 }
