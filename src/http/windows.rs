@@ -17,7 +17,7 @@ pub struct Windows {
 
 impl Windows {
     /// Returns the windows of a server with at most `connections` connections. Together they take at most half as much
-    /// memory as `bytes`, the budget for request bodies, or [`SMALLEST`] for each connection if that is more.
+    /// memory as `bytes`, the budget for request bodies, or 64 KiB for each connection if that is more.
     pub fn new(bytes: u64, connections: usize) -> Self {
         let least = u64::from(SMALLEST).saturating_mul(connections as u64);
         let spare = (bytes / 2).saturating_sub(least);
