@@ -111,7 +111,7 @@ fn decode(
     let turned = orientation == Orientation::Apply;
     let predicted = header.decode_cost(bytes.len(), turned, scale).peak_bytes;
     assert!(
-        peak as u64 <= predicted + BEYOND_PREDICTION,
+        peak as u64 <= predicted.saturating_add(BEYOND_PREDICTION),
         "decoding {:?} {:?} held {peak} bytes, predicted are {predicted}",
         header.size,
         header.coding,
