@@ -37,10 +37,6 @@ pub(super) use prepare::{
     check_pinned, check_tls, choose_loads, find_sources, read_keys, served_names,
 };
 
-/// Number of cores for each thread that serves sockets. One such thread passes on more requests than four cores can process,
-/// and a flood of useless requests keeps no other core busy. With more threads, they wake up each other.
-const CORES_PER_SOCKET_THREAD: usize = 4;
-
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
@@ -89,7 +85,7 @@ pub(super) fn run(
     descriptors::raise_limit(config.max_connections * servers);
     limit_to_machine();
     let tokio = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.cores.div_ceil(CORES_PER_SOCKET_THREAD))
+        .worker_threads(config.cores)
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
