@@ -14,8 +14,8 @@ use prometheus_client::metrics::counter::Counter;
 const MAX_BYTES: usize = 4 << 20;
 /// Memory of a line in addition to its text, in bytes.
 const OVERHEAD: usize = 64;
-/// Time after a line in which the thread does not wait to be woken for the next one, but looks for it at the end: to wake it
-/// takes several microseconds of a request.
+/// Time for which the thread sleeps when it has written all lines, before it waits to be woken: to wake it takes several
+/// microseconds of a request, and lines of the next requests come meanwhile.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Maximum size in bytes of lines that are written together.
 const TOGETHER: usize = 16 << 10;
@@ -150,9 +150,8 @@ impl State {
 
     /// Takes the next line, and those that are written together with it. `None` if there is none.
     fn take(&mut self) -> Option<Lines> {
-        let (stream, text) = self.lines.pop_front()?;
+        let (stream, mut text) = self.lines.pop_front()?;
         let mut bytes = text.len() + OVERHEAD;
-        let mut text = text;
         while let Some((_, line)) = self
             .lines
             .pop_front_if(|(of, line)| *of == stream && text.len() + line.len() <= TOGETHER)
