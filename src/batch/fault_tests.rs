@@ -110,6 +110,7 @@ impl Setup {
         let deadline = Instant::now() + time;
         let slot = Slot {
             place,
+            turn: None,
             memory,
             trace: Trace::default(),
             progress: ImageProgress::default(),

@@ -1,8 +1,8 @@
 //! The batching queue of one model and the workers that empty it.
 //!
 //! A request passes [`Batcher::check`] before its body is read. Each image then passes through the
-//! queue in three steps: [`Batcher::reserve_more`] reserves a place before the image is decoded,
-//! [`Batcher::submit`] puts the preprocessed image into the queue, and a worker sends a [`Reply`] or
+//! queue in four steps: [`Batcher::reserve_more`] reserves a place before the image is decoded,
+//! [`Batcher::turn`] waits until it may be decoded, [`Batcher::submit`] puts the preprocessed image into the queue, and a worker sends a [`Reply`] or
 //! a [`BatchError`] through a oneshot channel. A free worker immediately cuts a batch, that is,
 //! removes images of one size from the queue to run them together. Batches therefore grow only while
 //! every worker is busy, unless `max_queue_delay_us` makes workers wait for fuller batches.
@@ -12,6 +12,7 @@
 //!
 //! What is *not* here: decoding, the meaning of model outputs, and HTTP.
 
+mod ahead;
 mod drain;
 mod error;
 mod forecast;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::Span;
 
+pub use ahead::Turn;
 pub use error::BatchError;
 pub(crate) use forecast::Forecast;
 pub use queue::Policy;
@@ -42,6 +44,7 @@ pub use spare::Spare;
 pub use tensors::TensorCost;
 pub use watchdog::Watchdog;
 
+use ahead::Ahead;
 use drain::DrainRate;
 use margin::Margin;
 
@@ -50,7 +53,9 @@ use crate::engine::Outputs;
 use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
 use crate::metrics::{BatchMetrics, ImageProgress, Stage};
+use crate::pool::JobCost;
 use crate::telemetry::{StageSpan, Trace};
+use crate::threads::usable_cores;
 use queue::Queue;
 use shared::{Shared, State};
 use worker::Worker;
@@ -76,6 +81,9 @@ pub struct Slot {
     /// Permit of one queue place, from [`Batcher::reserve_more`]; released when a worker takes the
     /// image.
     pub place: Permit,
+    /// The image's turn to be decoded, from [`Batcher::turn`]; released when a worker takes the image. `None` for a tensor,
+    /// and for an image that takes long to decode.
+    pub turn: Option<Turn>,
     /// Permit of the tensor memory, from [`Batcher::reserve_tensor`]; passed on in
     /// [`Reply::memory`].
     pub memory: Permit,
@@ -104,6 +112,7 @@ struct QueueEntry {
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
+    ahead: Ahead,
     tensors: Budget,
     cost: TensorCost,
     capacity: usize,
@@ -137,6 +146,7 @@ impl Batcher {
             closed: false,
         };
         let drain = DrainRate::new(engines.len(), policy.max_batch_size);
+        let ahead = Ahead::new(engines.len(), policy.max_batch_size, usable_cores());
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -150,6 +160,7 @@ impl Batcher {
         });
         let batcher = Self {
             shared,
+            ahead,
             tensors,
             cost,
             capacity,
@@ -326,6 +337,12 @@ impl Batcher {
     /// case.
     pub async fn lower_tensor_memory(&self, bytes: u64, end: Instant) -> Result<(), Exhausted> {
         self.tensors.lower_to(bytes, end).await
+    }
+
+    /// Waits until an image that costs `cost` to decode may be decoded: only as many images as workers will soon need are
+    /// decoded. `None` if the image needs no turn, because it takes long to decode.
+    pub async fn turn(&self, cost: JobCost) -> Option<Turn> {
+        self.ahead.turn(cost).await
     }
 
     /// Reserves the memory of an input tensor `[3, H, W] f32` of `size` and of the output tensors

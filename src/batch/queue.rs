@@ -178,6 +178,7 @@ mod tests {
                 image: PreparedImage::whole(size, vec![position as f32]),
                 slot: Slot {
                     place: budget.empty(),
+                    turn: None,
                     memory: budget.empty(),
                     trace: Trace::default(),
                     progress: ImageProgress::default(),

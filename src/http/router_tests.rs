@@ -126,6 +126,11 @@ impl Setup {
 
     /// Returns a server that consists of `app`, which has no model yet, and one fake model.
     pub(super) fn with(behavior: Behavior, app: App) -> Self {
+        Self::with_queue(behavior, app, 1)
+    }
+
+    /// Returns the same with a queue of `capacity` images.
+    pub(super) fn with_queue(behavior: Behavior, app: App, capacity: usize) -> Self {
         let (started_sender, started) = mpsc::channel();
         let (permits, permits_receiver) = mpsc::channel();
         let engine = FakeEngine {
@@ -137,7 +142,8 @@ impl Setup {
             Behavior::Boxes => "ssdlite320_mobilenet_v3_large",
             _ => catalogue::DEFAULT_MODEL,
         };
-        let model = fake_model(&app, name, Box::new(engine));
+        let source = fake_source(name, "fp32");
+        let model = fake_variant(&app, source, Box::new(engine), capacity);
         app.set_ready(registry_of(model));
         Self {
             app: Arc::new(app),

@@ -17,9 +17,11 @@ use super::router_tests::{
     post, rejections, send,
 };
 use super::*;
-use crate::app::Limits;
+use crate::app::{App, Limits};
+use crate::manifest::Task;
 use crate::metrics::Stage;
 use crate::pool::JobCost;
+use crate::threads::usable_cores;
 
 /// Returns the number of requests that were cancelled in `stage`, over all models.
 fn cancelled(app: &App, stage: &str) -> f64 {
@@ -80,6 +82,38 @@ async fn a_client_that_disconnects_while_the_pool_is_busy_waited_for_admission()
     let _ = others.unwrap().await;
     expect_nothing_reserved(&app).await;
     assert_eq!(metric(&app, "sightline_images_total"), 0.0);
+}
+
+#[tokio::test]
+async fn images_are_decoded_only_as_far_ahead_as_the_workers_need() {
+    // Two batches of one image for the only worker, and one image for each thread.
+    let ahead = 2 + usable_cores();
+    let queued = ahead + 5;
+    let app = App::new(Limits::default(), 1);
+    let setup = Setup::with_queue(Behavior::Logits, app, queued);
+    let app = &setup.app;
+    let models = app.registry().unwrap().snapshot();
+    let entry = models.for_task(Task::Classification, None).unwrap();
+    let model = entry.model().unwrap();
+    model.batcher.use_all_tensor_memory();
+    let ask = || tokio::spawn(send(Arc::clone(app), post(png())));
+    let running = ask();
+    while setup.started.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    let tensors = || metric(app, "kind=\"tensors\",state=\"used\"");
+    let one = tensors();
+    let requests: Vec<_> = std::iter::repeat_with(ask).take(queued).collect();
+    eventually(app, "sightline_queue_depth", queued as f64).await;
+    for _ in 0..queued {
+        app.pool.run(JobCost::time(1), || ()).await.unwrap();
+    }
+    assert_eq!(tensors(), one * (1 + ahead) as f64);
+    drop(setup.permits);
+    for request in requests.into_iter().chain([running]) {
+        assert_eq!(request.await.unwrap().status(), StatusCode::OK);
+    }
+    expect_nothing_reserved(app).await;
 }
 
 #[tokio::test]

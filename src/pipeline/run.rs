@@ -131,7 +131,7 @@ struct Queued {
 
 impl Walk<'_> {
     /// Processes one image from its input, which costs `cost` to decode, to its result. The time that no other stage
-    /// takes is a wait for memory or for a thread: the stage [`Stage::admission`].
+    /// takes is a wait for a turn, for memory or for a thread: the stage [`Stage::admission`].
     async fn image<P: Postprocess>(
         self,
         index: usize,
@@ -196,6 +196,7 @@ impl Walk<'_> {
         waiting.end();
         let slot = Slot {
             place: held.place,
+            turn: None,
             memory,
             trace,
             progress: held.progress,
@@ -222,7 +223,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Waits for memory and a thread, then decodes, preprocesses and queues an image.
+    /// Waits for its turn, memory and a thread, then decodes, preprocesses and queues an image.
     async fn prepare(
         self,
         index: usize,
@@ -234,9 +235,11 @@ impl Walk<'_> {
         let size = size.map_err(|source| ServeError::Image { index, source })?;
         let trace = self.trace.of_image(index);
         let waiting = trace.begin(Stage::admission);
+        let turn = self.model.batcher.turn(cost).await;
         let memory = self.model.batcher.reserve_tensor(size).await;
         let slot = Slot {
             place: held.place,
+            turn,
             memory,
             trace,
             progress: held.progress,

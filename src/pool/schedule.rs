@@ -50,6 +50,13 @@ impl JobCost {
         }
     }
 
+    /// Returns by when a job that arrives at `now` should start: jobs start in the order of these times. It is
+    /// overtaken only by jobs that arrive within [`PATIENCE`] times its own predicted time.
+    pub fn due(self, now: Duration) -> Duration {
+        let patience = Duration::from_nanos(self.nanos).saturating_mul(PATIENCE);
+        now.saturating_add(patience)
+    }
+
     fn is_large(self) -> bool {
         self.pixels > LARGE_PIXELS
     }
@@ -151,9 +158,8 @@ impl<T> Schedule<T> {
     /// Adds a job and returns its place. `now` is the time since a fixed moment.
     pub(super) fn push(&mut self, now: Duration, cost: JobCost, job: T) -> Place {
         let long = cost.long;
-        let patience = Duration::from_nanos(cost.nanos).saturating_mul(PATIENCE);
         let place = Place {
-            due: now.saturating_add(patience),
+            due: cost.due(now),
             number: self.arrivals,
             long,
             large: cost.is_large(),
