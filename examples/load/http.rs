@@ -1,12 +1,18 @@
 //! An HTTP/1.1 client with little overhead: a request is prepared as one byte string, and reads and
 //! writes block.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::fs::sendfile;
+use rustix::net::sockopt::set_socket_send_buffer_size;
+
 /// Time after which connecting, a single read, or a single write fails.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Size of the send buffer of a connection, in bytes, as far as the system allows it.
+const SEND_BUFFER: usize = 256 << 10;
 /// Boundary between the parts of a `multipart/form-data` body.
 const BOUNDARY: &str = "frontier";
 
@@ -127,6 +133,9 @@ impl Response {
 pub(crate) struct Connection {
     address: SocketAddr,
     stream: Option<TcpStream>,
+    /// Why the last request could not be sent completely. The server may respond and close before it has read
+    /// everything, so this does not mean that there is no response.
+    unsent: Option<io::Error>,
 }
 
 impl Connection {
@@ -135,26 +144,82 @@ impl Connection {
         Self {
             address,
             stream: None,
+            unsent: None,
         }
     }
 
     /// Sends `request` and returns the response. If the server has closed the connection that was
     /// kept open, the request is sent once more over a new connection, as every HTTP client does.
     pub(crate) fn send(&mut self, request: &Request) -> io::Result<Response> {
-        if let Some(mut stream) = self.stream.take()
-            && let Some(response) = exchange(&mut stream, request)?
-        {
-            return Ok(self.keep(stream, response));
+        let reused = self.write(request)?.is_none();
+        let mut response = self.read()?;
+        if response.is_none() && reused {
+            self.write(request)?;
+            response = self.read()?;
         }
-        let mut stream = connect(self.address)?;
-        let response = exchange(&mut stream, request)?;
-        let response = response.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(self.keep(stream, response))
+        response.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    fn keep(&mut self, stream: TcpStream, response: Response) -> Response {
-        self.stream = (!response.closes).then_some(stream);
-        response
+    /// Returns whether the connection is open, as far as is known.
+    pub(crate) fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Closes the connection. The next request opens a new one.
+    pub(crate) fn close(&mut self) {
+        self.stream = None;
+    }
+
+    /// Sends `request` without waiting for the response. Returns the stream if it was opened for the request.
+    pub(crate) fn write(&mut self, request: &Request) -> io::Result<Option<&TcpStream>> {
+        self.write_with(|stream| stream.write_all(request.bytes()))
+    }
+
+    /// Sends the `length` bytes of `request` as [`Connection::write`] does, without a copy of them.
+    pub(crate) fn write_file(
+        &mut self,
+        request: &File,
+        length: usize,
+    ) -> io::Result<Option<&TcpStream>> {
+        self.write_with(|stream| {
+            let mut sent = 0;
+            while (sent as usize) < length {
+                let left = length - sent as usize;
+                if sendfile(&*stream, request, Some(&mut sent), left)? == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn write_with(
+        &mut self,
+        send: impl FnOnce(&mut TcpStream) -> io::Result<()>,
+    ) -> io::Result<Option<&TcpStream>> {
+        let reused = self.stream.is_some();
+        let stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(self.address)?,
+        };
+        let stream = self.stream.insert(stream);
+        self.unsent = send(stream).err();
+        Ok((!reused).then_some(stream))
+    }
+
+    /// Returns the response to the request that was sent last; `None` if the server closed the connection before the
+    /// first byte of the response.
+    pub(crate) fn read(&mut self) -> io::Result<Option<Response>> {
+        let mut stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
+        match read_response(&mut stream) {
+            Ok(Some(response)) => {
+                self.stream = (!response.closes).then_some(stream);
+                Ok(Some(response))
+            }
+            Ok(None) => Ok(None),
+            Err(error) if closed(&error) => Ok(None),
+            Err(error) => Err(self.unsent.take().unwrap_or(error)),
+        }
     }
 }
 
@@ -163,22 +228,11 @@ impl Connection {
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;
+    // So that a client that serves many connections does not have to wait while it sends an image.
+    set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
-}
-
-/// Sends a request and returns its response; `None` if the server closed the connection before the
-/// first byte of the response.
-fn exchange(stream: &mut TcpStream, request: &Request) -> io::Result<Option<Response>> {
-    // The server may respond and close before it has read everything, so a failed write does not
-    // mean that there is no response.
-    let written = stream.write_all(request.bytes());
-    match read_response(stream) {
-        Ok(response) => Ok(response),
-        Err(error) if closed(&error) => Ok(None),
-        Err(error) => Err(written.err().unwrap_or(error)),
-    }
 }
 
 fn closed(error: &io::Error) -> bool {

@@ -14,6 +14,7 @@
     reason = "a test prints its progress and its figures"
 )]
 
+mod clients;
 mod grpc;
 #[path = "../../tests/suite/common/hostile.rs"]
 #[allow(unreachable_pub, reason = "the process tests share this module")]
