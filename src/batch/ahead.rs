@@ -43,7 +43,14 @@ type Place = (Duration, u64);
 
 /// The right of one image to be decoded and to wait in the queue. Dropping it gives the turn to another image.
 #[derive(Debug)]
-pub struct Turn(Arc<Shared>);
+pub struct Turn(Option<Arc<Shared>>);
+
+impl Turn {
+    /// Returns a turn that is not counted, for a tensor.
+    pub fn uncounted() -> Self {
+        Self(None)
+    }
+}
 
 impl Ahead {
     /// Creates the turns of a model with `workers` workers and batches of up to `max_batch_size` images, which `threads`
@@ -60,27 +67,28 @@ impl Ahead {
         }))
     }
 
-    /// Waits for the turn of an image that costs `cost` to decode. `None` at once if it takes long to decode: such images
-    /// are few, and must not take the turns of others for so long.
-    pub(super) async fn turn(&self, cost: JobCost) -> Option<Turn> {
+    /// Returns the turn of an image that costs `cost` to decode, if it need not wait for it. The turn of an image that takes
+    /// long is not counted: such images are few, and must not take the turns of others for so long.
+    pub(super) fn try_turn(&self, cost: JobCost) -> Option<Turn> {
         if cost.long {
-            return None;
+            return Some(Turn::uncounted());
+        }
+        let mut turns = self.0.lock();
+        turns.free = turns.free.checked_sub(1)?;
+        drop(turns);
+        Some(Turn(Some(Arc::clone(&self.0))))
+    }
+
+    /// Waits for the turn of an image that costs `cost` to decode.
+    pub(super) async fn turn(&self, cost: JobCost) -> Turn {
+        if let Some(turn) = self.try_turn(cost) {
+            return turn;
         }
         let (sender, receiver) = oneshot::channel();
-        let place = {
-            let mut turns = self.0.lock();
-            if turns.free > 0 {
-                turns.free -= 1;
-                return Some(Turn(Arc::clone(&self.0)));
-            }
-            turns.arrivals += 1;
-            let place = (cost.due(self.0.started.elapsed()), turns.arrivals);
-            turns.waiting.insert(place, sender);
-            place
-        };
+        let place = self.0.wait(cost, sender);
         let _leave = Leave(&self.0, place);
-        // The sender is dropped only when the place is removed, with this future.
-        receiver.await.ok()
+        // The sender is dropped without a turn only when this future is.
+        receiver.await.unwrap_or_else(|_| Turn::uncounted())
     }
 }
 
@@ -99,6 +107,20 @@ impl Shared {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets an image wait. A turn that has become free meanwhile is given to it at once.
+    fn wait(self: &Arc<Self>, cost: JobCost, waiter: oneshot::Sender<Turn>) -> Place {
+        let mut turns = self.lock();
+        turns.arrivals += 1;
+        let place = (cost.due(self.started.elapsed()), turns.arrivals);
+        turns.waiting.insert(place, waiter);
+        if turns.free > 0 {
+            turns.free -= 1;
+            drop(turns);
+            drop(Turn(Some(Arc::clone(self))));
+        }
+        place
+    }
+
     /// Takes the image whose turn is next. If none waits, counts the turn as free.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut turns = self.lock();
@@ -110,9 +132,11 @@ impl Shared {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(waiter) = self.0.next() {
+        if let Some(turns) = self.0.take()
+            && let Some(waiter) = turns.next()
+        {
             // If the image has just left, its turn is dropped here, which gives it to the next one.
-            let _ = waiter.send(Self(Arc::clone(&self.0)));
+            let _ = waiter.send(Self(Some(turns)));
         }
     }
 }
@@ -131,9 +155,9 @@ mod tests {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    fn taken(future: Pin<&mut impl Future<Output = Option<Turn>>>) -> Option<Turn> {
+    fn taken(future: Pin<&mut impl Future<Output = Turn>>) -> Option<Turn> {
         match poll(future) {
-            Poll::Ready(turn) => turn,
+            Poll::Ready(turn) => Some(turn),
             Poll::Pending => None,
         }
     }
@@ -200,8 +224,8 @@ mod tests {
         let ahead = Ahead::new(0, 0, 0);
         let long = JobCost::time(1000 * MILLISECOND);
         for _ in 0..5 {
-            let turn = poll(pin!(ahead.turn(long)));
-            assert!(matches!(turn, Poll::Ready(None)));
+            let turn = ahead.try_turn(long);
+            assert!(turn.is_some_and(|turn| turn.0.is_none()));
         }
     }
 }

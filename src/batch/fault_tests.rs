@@ -110,7 +110,7 @@ impl Setup {
         let deadline = Instant::now() + time;
         let slot = Slot {
             place,
-            turn: None,
+            turn: Turn::uncounted(),
             memory,
             trace: Trace::default(),
             progress: ImageProgress::default(),

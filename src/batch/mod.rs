@@ -81,9 +81,8 @@ pub struct Slot {
     /// Permit of one queue place, from [`Batcher::reserve_more`]; released when a worker takes the
     /// image.
     pub place: Permit,
-    /// The image's turn to be decoded, from [`Batcher::turn`]; released when a worker takes the image. `None` for a tensor,
-    /// and for an image that takes long to decode.
-    pub turn: Option<Turn>,
+    /// The image's turn to be decoded, from [`Batcher::turn`]; released when a worker takes the image.
+    pub turn: Turn,
     /// Permit of the tensor memory, from [`Batcher::reserve_tensor`]; passed on in
     /// [`Reply::memory`].
     pub memory: Permit,
@@ -339,9 +338,14 @@ impl Batcher {
         self.tensors.lower_to(bytes, end).await
     }
 
-    /// Waits until an image that costs `cost` to decode may be decoded: only as many images as workers will soon need are
-    /// decoded. `None` if the image needs no turn, because it takes long to decode.
-    pub async fn turn(&self, cost: JobCost) -> Option<Turn> {
+    /// Returns the turn of an image that costs `cost` to decode. `None` if it has to wait for it: only as many images as
+    /// workers will soon need are decoded.
+    pub fn try_turn(&self, cost: JobCost) -> Option<Turn> {
+        self.ahead.try_turn(cost)
+    }
+
+    /// Waits for the turn of an image that costs `cost` to decode.
+    pub async fn turn(&self, cost: JobCost) -> Turn {
         self.ahead.turn(cost).await
     }
 

@@ -151,7 +151,7 @@ mod tests {
     use tokio::sync::oneshot;
     use tracing::Span;
 
-    use super::super::Slot;
+    use super::super::{Slot, Turn};
     use super::*;
     use crate::budget::Budget;
     use crate::image::PreparedImage;
@@ -178,7 +178,7 @@ mod tests {
                 image: PreparedImage::whole(size, vec![position as f32]),
                 slot: Slot {
                     place: budget.empty(),
-                    turn: None,
+                    turn: Turn::uncounted(),
                     memory: budget.empty(),
                     trace: Trace::default(),
                     progress: ImageProgress::default(),

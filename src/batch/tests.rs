@@ -78,7 +78,7 @@ type Receiver = oneshot::Receiver<Result<Reply, BatchError>>;
 fn try_submit(setup: &Setup, value: f32, deadline: Instant) -> Result<Receiver, BatchError> {
     let slot = Slot {
         place: reserve(setup).unwrap(),
-        turn: None,
+        turn: Turn::uncounted(),
         memory: setup.batcher.tensors.try_acquire(12).unwrap(),
         trace: Trace::default(),
         progress: ImageProgress::default(),

@@ -25,7 +25,7 @@ pub enum Stage {
     decode,
     /// Resizing and normalizing pixels to the network's input.
     preprocess,
-    /// Waiting in the model's queue for a worker.
+    /// Waiting for a worker: in the model's queue, or before it if enough images are decoded already.
     queue,
     /// Running the network.
     inference,

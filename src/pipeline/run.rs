@@ -2,7 +2,7 @@
 //! to results.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::admission::{Admission, Deadline, LongImage};
 use crate::app::App;
-use crate::batch::{BatchError, Reply, Slot};
+use crate::batch::{BatchError, Reply, Slot, Turn};
 use crate::budget::Permit;
 use crate::cancel::Cancel;
 use crate::error::ServeError;
@@ -131,7 +131,7 @@ struct Queued {
 
 impl Walk<'_> {
     /// Processes one image from its input, which costs `cost` to decode, to its result. The time that no other stage
-    /// takes is a wait for a turn, for memory or for a thread: the stage [`Stage::admission`].
+    /// takes is a wait for memory or for a thread: the stage [`Stage::admission`].
     async fn image<P: Postprocess>(
         self,
         index: usize,
@@ -165,7 +165,7 @@ impl Walk<'_> {
         let mut timing = queued.timing;
         let reply = queued.reply.await.map_err(|_| BatchError::NoReply)??;
         progress.enter(Stage::admission);
-        timing[Stage::queue] = reply.queue;
+        timing[Stage::queue] += reply.queue;
         timing[Stage::inference] = reply.inference;
         let input = PostprocessInput {
             outputs: reply.outputs,
@@ -196,7 +196,7 @@ impl Walk<'_> {
         waiting.end();
         let slot = Slot {
             place: held.place,
-            turn: None,
+            turn: Turn::uncounted(),
             memory,
             trace,
             progress: held.progress,
@@ -234,8 +234,8 @@ impl Walk<'_> {
         let size = self.model.preprocessor.output_size(image.size());
         let size = size.map_err(|source| ServeError::Image { index, source })?;
         let trace = self.trace.of_image(index);
+        let (turn, waited) = self.turn(cost, &trace, &held.progress).await;
         let waiting = trace.begin(Stage::admission);
-        let turn = self.model.batcher.turn(cost).await;
         let memory = self.model.batcher.reserve_tensor(size).await;
         let slot = Slot {
             place: held.place,
@@ -257,7 +257,8 @@ impl Walk<'_> {
         let (model, times) = (Arc::clone(self.model), Arc::clone(&self.app.decode_times));
         let pool = self.app.pool.clone();
         let job = move || job.run(&model, &times, &pool);
-        let queued = self.app.pool.run(cost, job).await??;
+        let mut queued = self.app.pool.run(cost, job).await??;
+        queued.timing[Stage::queue] = waited;
         if !cost.long {
             let timing = &queued.timing;
             let prepared = timing[Stage::decode] + timing[Stage::preprocess];
@@ -265,6 +266,27 @@ impl Walk<'_> {
             self.model.batcher.record_preparation(prepared, threads);
         }
         Ok(queued)
+    }
+
+    /// Waits until an image that costs `cost` to decode may be decoded: a part of the stage [`Stage::queue`], because it is
+    /// a wait for a worker. Returns its turn and how long it waited.
+    async fn turn(
+        self,
+        cost: JobCost,
+        trace: &Trace,
+        progress: &ImageProgress,
+    ) -> (Turn, Duration) {
+        let batcher = &self.model.batcher;
+        if let Some(turn) = batcher.try_turn(cost) {
+            return (turn, Duration::ZERO);
+        }
+        let started = Instant::now();
+        let waiting = trace.begin(Stage::queue);
+        progress.enter(Stage::queue);
+        let turn = batcher.turn(cost).await;
+        progress.enter(Stage::admission);
+        waiting.end();
+        (turn, started.elapsed())
     }
 
     /// Turns the outputs of one image into its result, on the image pool unless the cost is negligible. `memory` is
