@@ -4,6 +4,7 @@
 //! the module `schedule` decides the order of the jobs.
 
 mod backlog;
+mod job;
 mod long;
 mod schedule;
 
@@ -11,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tracing::Span;
 
 use crate::budget::Budget;
@@ -19,10 +19,12 @@ use crate::error::ServeError;
 use crate::helpers::Helpers;
 use backlog::Backlog;
 pub use backlog::Late;
+pub use job::Started;
+use job::Ticket;
 pub(crate) use long::LongJob;
 pub use long::LongJobs;
-use schedule::{Grant, Place, Schedule};
 pub use schedule::{JobCost, LARGE_PIXELS, is_long};
+use schedule::{Place, Schedule};
 
 /// Unit in bytes to which reservations in the memory budgets are rounded up.
 const MEMORY_UNIT: u64 = 4 << 10;
@@ -69,10 +71,7 @@ impl Shared {
     fn dispatch(self: &Arc<Self>, mut schedule: MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>>) {
         let mut started = Vec::new();
         while let Some((grant, waiter)) = schedule.next() {
-            let ticket = Ticket {
-                shared: Arc::clone(self),
-                grant: Some(grant),
-            };
+            let ticket = Ticket::new(self, grant);
             started.push((ticket, waiter));
         }
         // The schedule is unlocked first, because a ticket locks it when it is dropped.
@@ -81,24 +80,6 @@ impl Shared {
             // If the waiting job was given up, its ticket is dropped here, which starts the next
             // job.
             let _ = waiter.send(ticket);
-        }
-    }
-}
-
-/// The right of a job to use a thread and memory. Dropping the ticket returns them to the schedule.
-#[derive(Debug)]
-struct Ticket {
-    shared: Arc<Shared>,
-    /// The thread and the memory. `None` only while the ticket is being dropped.
-    grant: Option<Grant>,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(grant) = self.grant.take() {
-            let mut schedule = self.shared.lock();
-            schedule.finish(grant);
-            self.shared.dispatch(schedule);
         }
     }
 }
@@ -197,35 +178,36 @@ impl ImagePool {
     }
 
     /// Starts `job` once a thread and the memory of `cost` are free. A started job runs to its end
-    /// even if its handle is dropped. The job runs in the caller's tracing span, so that its log
-    /// lines carry the request id.
+    /// even if its handle is dropped; a long one does so beside the threads of the pool, see the module `job`. The job
+    /// runs in the caller's tracing span, so that its log lines carry the request id.
     ///
     /// # Errors
-    /// [`ServeError::Internal`] if the schedule loses the job, which no code path does.
+    /// [`ServeError::Internal`] if the schedule loses the job, which no code path does, or if the system cannot start a
+    /// thread.
     pub async fn start<T: Send + 'static>(
         &self,
         cost: JobCost,
         job: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<JoinHandle<T>, ServeError> {
+    ) -> Result<Started<T>, ServeError> {
         let ticket = self.ticket(cost).await?;
         let span = Span::current();
-        Ok(tokio::task::spawn_blocking(move || {
-            let result = span.in_scope(job);
-            drop(ticket);
-            result
-        }))
+        let job = move || span.in_scope(job);
+        if cost.long {
+            return Started::on_own_thread(ticket, job);
+        }
+        Ok(Started::on_pool(ticket, job))
     }
 
     /// Runs `job` on the pool and waits for its result.
     ///
     /// # Errors
-    /// [`ServeError::Internal`] if the job panics.
+    /// [`ServeError::Internal`] if the job panics, and the errors of [`ImagePool::start`].
     pub async fn run<T: Send + 'static>(
         &self,
         cost: JobCost,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServeError> {
-        joined(self.start(cost, job).await?).await
+        self.start(cost, job).await?.await
     }
 
     async fn ticket(&self, cost: JobCost) -> Result<Ticket, ServeError> {
@@ -260,15 +242,6 @@ impl Helpers for ImagePool {
             });
         }
     }
-}
-
-/// Waits for the result of a started job.
-///
-/// # Errors
-/// [`ServeError::Internal`] if the job panicked.
-pub async fn joined<T>(job: JoinHandle<T>) -> Result<T, ServeError> {
-    job.await
-        .map_err(|_| ServeError::Internal("a job on the image pool panicked"))
 }
 
 #[cfg(test)]
@@ -339,7 +312,7 @@ mod tests {
         let given_up = tokio::time::timeout(Duration::from_millis(5), wait).await;
         assert!(given_up.is_err(), "the only thread is in use");
         drop(release);
-        let _ = joined(running.unwrap()).await;
+        let _ = running.unwrap().await;
         assert!(pool.run(JobCost::time(1), || 7).await.is_ok_and(|n| n == 7));
         let panics = pool.run(JobCost::time(1), || panic!("a job panics")).await;
         assert!(matches!(panics, Err(ServeError::Internal(_))));

@@ -77,6 +77,8 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Grant {
     long: bool,
+    /// Whether the job was abandoned: its thread is not counted any more.
+    abandoned: bool,
     memory: Permit,
 }
 
@@ -138,6 +140,8 @@ pub(super) struct Schedule<T> {
     /// Current number of threads that compute a part of another thread's job; see
     /// [`Schedule::try_helper`].
     helpers: usize,
+    /// Number of jobs that were abandoned and have not ended.
+    abandoned: usize,
     arrivals: u64,
 }
 
@@ -151,6 +155,7 @@ impl<T> Schedule<T> {
             long: Lane::new(),
             memory: [small, large],
             helpers: 0,
+            abandoned: 0,
             arrivals: 0,
         }
     }
@@ -198,13 +203,34 @@ impl<T> Schedule<T> {
             &mut self.short
         };
         let (memory, job) = lane.take(&self.memory)?;
-        Some((Grant { long, memory }, job))
+        let grant = Grant {
+            long,
+            abandoned: false,
+            memory,
+        };
+        Some((grant, job))
     }
 
     /// Frees the thread and the memory of a finished job.
     pub(super) fn finish(&mut self, grant: Grant) {
-        self.lane(grant.long).running -= 1;
+        if grant.abandoned {
+            self.abandoned -= 1;
+        } else {
+            self.lane(grant.long).running -= 1;
+        }
         drop(grant.memory);
+    }
+
+    /// Frees the thread of a running job whose result is not needed any more, but not its memory: the job runs on, on a
+    /// thread that is not counted. Returns whether that is so: there are at most as many of these jobs as threads.
+    pub(super) fn abandon(&mut self, grant: &mut Grant) -> bool {
+        if grant.abandoned || self.abandoned >= self.threads {
+            return false;
+        }
+        grant.abandoned = true;
+        self.abandoned += 1;
+        self.lane(grant.long).running -= 1;
+        true
     }
 
     /// Takes an idle thread for a part of a running job. Returns whether a thread was idle.
