@@ -34,7 +34,7 @@ pub(crate) struct Clients<'a> {
     epoll: OwnedFd,
     /// The bytes of the request, in memory of the system.
     request: File,
-    clients: Vec<Client>,
+    members: Vec<Client>,
     /// The clients that wait for no response. The one that has waited longest is next.
     idle: VecDeque<usize>,
     events: Vec<epoll::Event>,
@@ -76,7 +76,7 @@ impl<'a> Clients<'a> {
             counted,
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             request,
-            clients: std::iter::repeat_with(client).take(connections).collect(),
+            members: std::iter::repeat_with(client).take(connections).collect(),
             idle: (0..connections).collect(),
             events: Vec::with_capacity(EVENTS),
             tally: Tally::default(),
@@ -108,7 +108,7 @@ impl<'a> Clients<'a> {
         };
         let sent = Instant::now();
         self.tally.late += u64::from(sent.saturating_duration_since(arrival) > LATE);
-        let again = self.clients[index].connection.is_open();
+        let again = self.members[index].connection.is_open();
         self.write(
             index,
             Pending {
@@ -122,11 +122,11 @@ impl<'a> Clients<'a> {
     /// Reads the responses that are still to come and returns all measurements.
     pub(crate) fn finish(mut self) -> io::Result<Tally> {
         let end = Instant::now() + PATIENCE;
-        while self.idle.len() < self.clients.len() && Instant::now() < end {
+        while self.idle.len() < self.members.len() && Instant::now() < end {
             self.read(end.saturating_duration_since(Instant::now()))?;
         }
         let pending = self
-            .clients
+            .members
             .iter()
             .filter(|client| client.pending.is_some());
         self.tally.lost += pending.count() as u64;
@@ -134,7 +134,7 @@ impl<'a> Clients<'a> {
     }
 
     fn write(&mut self, index: usize, pending: Pending) {
-        let client = &mut self.clients[index];
+        let client = &mut self.members[index];
         let opened = client
             .connection
             .write_file(&self.request, self.target.request.bytes().len());
@@ -174,7 +174,7 @@ impl<'a> Clients<'a> {
         let Client {
             connection,
             pending,
-        } = &mut self.clients[index];
+        } = &mut self.members[index];
         let Some(request) = pending.take() else {
             return connection.close();
         };

@@ -51,7 +51,7 @@ impl JobCost {
     }
 
     /// Returns by when a job that arrives at `now` should start: jobs start in the order of these times. It is
-    /// overtaken only by jobs that arrive within [`PATIENCE`] times its own predicted time.
+    /// overtaken only by jobs that arrive within eight times its own predicted time.
     pub fn due(self, now: Duration) -> Duration {
         let patience = Duration::from_nanos(self.nanos).saturating_mul(PATIENCE);
         now.saturating_add(patience)
