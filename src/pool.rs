@@ -113,7 +113,7 @@ impl Drop for HelperThread {
 
 impl ImagePool {
     /// Creates a pool that runs up to `threads` jobs at a time, and more only if long jobs would keep short ones
-    /// waiting; see the module `schedule`. Jobs on images of more than [`LARGE_PIXELS`] pixels share `large_bytes`
+    /// waiting, see the module `schedule`, or were given up, see the module `job`. Jobs on images of more than [`LARGE_PIXELS`] pixels share `large_bytes`
     /// bytes of memory, and jobs on smaller images share `small_bytes` bytes.
     pub fn new(threads: usize, small_bytes: u64, large_bytes: u64) -> Self {
         let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
@@ -178,12 +178,11 @@ impl ImagePool {
     }
 
     /// Starts `job` once a thread and the memory of `cost` are free. A started job runs to its end
-    /// even if its handle is dropped; a long one does so beside the threads of the pool, see the module `job`. The job
+    /// even if its handle is dropped; a long one then does so beside the threads of the pool, see the module `job`. The job
     /// runs in the caller's tracing span, so that its log lines carry the request id.
     ///
     /// # Errors
-    /// [`ServeError::Internal`] if the schedule loses the job, which no code path does, or if the system cannot start a
-    /// thread.
+    /// [`ServeError::Internal`] if the schedule loses the job, which no code path does.
     pub async fn start<T: Send + 'static>(
         &self,
         cost: JobCost,
@@ -191,11 +190,7 @@ impl ImagePool {
     ) -> Result<Started<T>, ServeError> {
         let ticket = self.ticket(cost).await?;
         let span = Span::current();
-        let job = move || span.in_scope(job);
-        if cost.long {
-            return Started::on_own_thread(ticket, job);
-        }
-        Ok(Started::on_pool(ticket, job))
+        Ok(Started::new(ticket, cost.long, move || span.in_scope(job)))
     }
 
     /// Runs `job` on the pool and waits for its result.

@@ -95,8 +95,26 @@ impl<'a> Clients<'a> {
                 left = Duration::ZERO;
             }
             self.read(left)?;
+            if self.idle.is_empty() {
+                self.give_up();
+            }
             if Instant::now() >= time && !self.idle.is_empty() {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Counts the requests that have waited too long for their responses as lost.
+    fn give_up(&mut self) {
+        for (index, client) in self.members.iter_mut().enumerate() {
+            if client
+                .pending
+                .is_some_and(|request| request.sent.elapsed() >= PATIENCE)
+            {
+                client.pending = None;
+                client.connection.close();
+                self.tally.lost += 1;
+                self.idle.push_back(index);
             }
         }
     }

@@ -25,7 +25,7 @@ pub(crate) struct Tally {
     /// Number of responses with status 200 whose result is not the expected one.
     pub(crate) wrong: u64,
     /// Number of requests that were sent more than 100 ms after their arrival time, because every
-    /// connection was in use.
+    /// connection was in use or the client was busy.
     pub(crate) late: u64,
 }
 

@@ -5,7 +5,7 @@
 //! for its [`Turn`] before it is decoded, and a turn ends when a worker takes the image.
 //!
 //! Turns are given in the order in which the image pool starts its jobs, so that images which are cheap to decode
-//! overtake others here as well.
+//! overtake others here as well. Both waits have this order, each from the time at which the image began to wait.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,11 @@ struct Shared {
 
 #[derive(Debug)]
 struct Turns {
-    free: usize,
+    /// Number of images that have a turn.
+    taken: usize,
+    /// Number of turns without those for the threads, and with them.
+    base: usize,
+    limit: usize,
     /// The images that wait, in the order of their turns. The number is that of their arrival.
     waiting: BTreeMap<Place, oneshot::Sender<Turn>>,
     arrivals: u64,
@@ -53,11 +57,13 @@ impl Turn {
 }
 
 impl Ahead {
-    /// Creates the turns of a model with `workers` workers and batches of up to `max_batch_size` images, which `threads`
-    /// threads decode: as many as all of them can work on, so that no worker and no thread waits.
-    pub(super) fn new(workers: usize, max_batch_size: usize, threads: usize) -> Self {
+    /// Creates the turns of a model with `workers` workers and batches of up to `max_batch_size` images.
+    pub(super) fn new(workers: usize, max_batch_size: usize) -> Self {
+        let base = BATCHES * workers.max(1) * max_batch_size.max(1);
         let turns = Turns {
-            free: BATCHES * workers.max(1) * max_batch_size.max(1) + threads,
+            taken: 0,
+            base,
+            limit: base,
             waiting: BTreeMap::new(),
             arrivals: 0,
         };
@@ -67,28 +73,38 @@ impl Ahead {
         }))
     }
 
-    /// Returns the turn of an image that costs `cost` to decode, if it need not wait for it. The turn of an image that takes
-    /// long is not counted: such images are few, and must not take the turns of others for so long.
-    pub(super) fn try_turn(&self, cost: JobCost) -> Option<Turn> {
+    /// Returns the turn of an image that costs `cost` to decode, on one of `threads` threads, if it need not wait for it:
+    /// there are turns for the next batches, and one for each thread, so that no worker and no thread has to wait.
+    ///
+    /// The turn of an image that takes long is not counted. Such images have places of their own in the queue, and must
+    /// not take the turns of others for so long.
+    pub(super) fn try_turn(&self, cost: JobCost, threads: usize) -> Option<Turn> {
         if cost.long {
             return Some(Turn::uncounted());
         }
         let mut turns = self.0.lock();
-        turns.free = turns.free.checked_sub(1)?;
+        turns.limit = turns.base + threads;
+        if turns.taken >= turns.limit {
+            return None;
+        }
+        turns.taken += 1;
         drop(turns);
         Some(Turn(Some(Arc::clone(&self.0))))
     }
 
-    /// Waits for the turn of an image that costs `cost` to decode.
+    /// Waits for the turn of an image for which [`Ahead::try_turn`] has none.
     pub(super) async fn turn(&self, cost: JobCost) -> Turn {
-        if let Some(turn) = self.try_turn(cost) {
-            return turn;
-        }
         let (sender, receiver) = oneshot::channel();
         let place = self.0.wait(cost, sender);
         let _leave = Leave(&self.0, place);
         // The sender is dropped without a turn only when this future is.
         receiver.await.unwrap_or_else(|_| Turn::uncounted())
+    }
+
+    /// Returns whether every turn is taken, so that no further image arrives in the queue before a batch is cut.
+    pub(super) fn is_exhausted(&self) -> bool {
+        let turns = self.0.lock();
+        turns.taken >= turns.limit
     }
 }
 
@@ -113,19 +129,19 @@ impl Shared {
         turns.arrivals += 1;
         let place = (cost.due(self.started.elapsed()), turns.arrivals);
         turns.waiting.insert(place, waiter);
-        if turns.free > 0 {
-            turns.free -= 1;
+        if turns.taken < turns.limit {
+            turns.taken += 1;
             drop(turns);
             drop(Turn(Some(Arc::clone(self))));
         }
         place
     }
 
-    /// Takes the image whose turn is next. If none waits, counts the turn as free.
+    /// Takes the image whose turn is next. If none waits, the turn is free.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut turns = self.lock();
         let next = turns.waiting.pop_first().map(|(_, waiter)| waiter);
-        turns.free += usize::from(next.is_none());
+        turns.taken -= usize::from(next.is_none());
         next
     }
 }
@@ -162,27 +178,35 @@ mod tests {
         }
     }
 
+    /// Two turns: for two batches of one image.
+    fn two() -> Ahead {
+        Ahead::new(0, 0)
+    }
+
+    fn cost(milliseconds: u64) -> JobCost {
+        JobCost::time(milliseconds * MILLISECOND)
+    }
+
     #[test]
     fn turns_are_for_two_batches_of_each_worker_and_the_threads() {
-        let ahead = Ahead::new(3, 4, 2);
-        let turn = || taken(pin!(ahead.turn(JobCost::time(1))));
-        let turns: Vec<_> = std::iter::from_fn(turn).collect();
+        let ahead = Ahead::new(3, 4);
+        let turns: Vec<_> = std::iter::from_fn(|| ahead.try_turn(cost(1), 2)).collect();
         assert_eq!(turns.len(), 26);
+        assert!(ahead.is_exhausted());
         drop(turns);
-        assert!(turn().is_some());
+        assert!(!ahead.is_exhausted());
+        assert!(ahead.try_turn(cost(1), 2).is_some());
     }
 
     #[test]
     fn cheap_images_overtake_others_that_wait() {
-        let ahead = Ahead::new(0, 0, 0);
-        let first = [(); 2].map(|()| taken(pin!(ahead.turn(JobCost::time(1)))));
-        let turn = |milliseconds| ahead.turn(JobCost::time(milliseconds * MILLISECOND));
+        let ahead = two();
+        let [first, second] = [(); 2].map(|()| ahead.try_turn(cost(1), 0));
+        assert!(second.is_some() && ahead.try_turn(cost(1), 0).is_none());
+        let turn = |milliseconds| ahead.turn(cost(milliseconds));
         let (mut slow, mut cheap, mut late) = (pin!(turn(50)), pin!(turn(1)), pin!(turn(1)));
-        for waiting in [&mut slow, &mut cheap] {
-            assert!(taken(waiting.as_mut()).is_none());
-        }
+        assert!(taken(slow.as_mut()).is_none() && taken(cheap.as_mut()).is_none());
         assert!(taken(late.as_mut()).is_none());
-        let [first, second] = first;
         drop(first);
         let cheap = taken(cheap);
         assert!(
@@ -197,34 +221,34 @@ mod tests {
 
     #[test]
     fn images_that_leave_pass_their_turns_on() {
-        let ahead = Ahead::new(0, 0, 0);
-        let turn = || ahead.turn(JobCost::time(1));
-        let first = [(); 2].map(|()| taken(pin!(turn())));
-        assert!(first.iter().all(Option::is_some));
-        {
-            // One leaves while it waits, another one when its turn was given, but not yet taken.
-            let (mut waiting, mut given) = (Box::pin(turn()), Box::pin(turn()));
-            assert!(taken(waiting.as_mut()).is_none() && taken(given.as_mut()).is_none());
-            drop(waiting);
-            let mut last = pin!(turn());
-            assert!(taken(last.as_mut()).is_none());
-            let [first, second] = first;
-            drop(first);
-            drop(given);
-            let last = taken(last);
-            assert!(last.is_some());
-            drop(second);
-        }
-        let turns: Vec<_> = std::iter::from_fn(|| taken(pin!(turn()))).collect();
+        let ahead = two();
+        let [first, second] = [(); 2].map(|()| ahead.try_turn(cost(1), 0));
+        // One leaves while it waits, another one when its turn was given, but not yet taken.
+        let turn = || Box::pin(ahead.turn(cost(1)));
+        let (mut waiting, mut given, mut last) = (turn(), turn(), turn());
+        assert!(taken(waiting.as_mut()).is_none() && taken(given.as_mut()).is_none());
+        assert!(taken(last.as_mut()).is_none());
+        drop(waiting);
+        drop(first);
+        drop(given);
+        let turns = (taken(last.as_mut()), second);
+        assert!(turns.0.is_some() && ahead.is_exhausted());
+        drop(turns);
+        let turns: Vec<_> = std::iter::from_fn(|| ahead.try_turn(cost(1), 0)).collect();
         assert_eq!(turns.len(), 2);
     }
 
     #[test]
+    fn a_turn_that_became_free_meanwhile_is_given_at_once() {
+        let ahead = two();
+        assert!(taken(pin!(ahead.turn(cost(1)))).is_some());
+    }
+
+    #[test]
     fn long_jobs_need_no_turn() {
-        let ahead = Ahead::new(0, 0, 0);
-        let long = JobCost::time(1000 * MILLISECOND);
+        let ahead = two();
         for _ in 0..5 {
-            let turn = ahead.try_turn(long);
+            let turn = ahead.try_turn(cost(1000), 0);
             assert!(turn.is_some_and(|turn| turn.0.is_none()));
         }
     }

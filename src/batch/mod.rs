@@ -55,7 +55,6 @@ use crate::memory::{self, Demand};
 use crate::metrics::{BatchMetrics, ImageProgress, Stage};
 use crate::pool::JobCost;
 use crate::telemetry::{StageSpan, Trace};
-use crate::threads::usable_cores;
 use queue::Queue;
 use shared::{Shared, State};
 use worker::Worker;
@@ -111,7 +110,6 @@ struct QueueEntry {
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
-    ahead: Ahead,
     tensors: Budget,
     cost: TensorCost,
     capacity: usize,
@@ -145,7 +143,6 @@ impl Batcher {
             closed: false,
         };
         let drain = DrainRate::new(engines.len(), policy.max_batch_size);
-        let ahead = Ahead::new(engines.len(), policy.max_batch_size, usable_cores());
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -153,13 +150,13 @@ impl Batcher {
             policy,
             metrics,
             places,
+            ahead: Ahead::new(engines.len(), policy.max_batch_size),
             long_places: Budget::new("long_images", 1, capacity.div_ceil(2) as u64),
             drain: Mutex::new(drain),
             margin: Mutex::new(Margin::new()),
         });
         let batcher = Self {
             shared,
-            ahead,
             tensors,
             cost,
             capacity,
@@ -338,15 +335,15 @@ impl Batcher {
         self.tensors.lower_to(bytes, end).await
     }
 
-    /// Returns the turn of an image that costs `cost` to decode. `None` if it has to wait for it: only as many images as
-    /// workers will soon need are decoded.
-    pub fn try_turn(&self, cost: JobCost) -> Option<Turn> {
-        self.ahead.try_turn(cost)
+    /// Returns the turn of an image that costs `cost` to decode, on one of `threads` threads. `None` if it has to wait for
+    /// it with [`Batcher::turn`]: only as many images as workers will soon need are decoded.
+    pub fn try_turn(&self, cost: JobCost, threads: usize) -> Option<Turn> {
+        self.shared.ahead.try_turn(cost, threads)
     }
 
-    /// Waits for the turn of an image that costs `cost` to decode.
+    /// Waits for the turn of an image for which [`Batcher::try_turn`] has none.
     pub async fn turn(&self, cost: JobCost) -> Turn {
-        self.ahead.turn(cost).await
+        self.shared.ahead.turn(cost).await
     }
 
     /// Reserves the memory of an input tensor `[3, H, W] f32` of `size` and of the output tensors

@@ -89,8 +89,8 @@ impl Queue {
     ///
     /// The batch has images of the oldest image's size if enough of them wait for a full batch or
     /// the oldest image is due. If neither is the case, it is a full batch of another size, if
-    /// there is one.
-    pub(super) fn next(&mut self, now: Instant) -> Next {
+    /// there is one. If `last`, no image arrives before a batch is cut, and the oldest image is due.
+    pub(super) fn next(&mut self, now: Instant, last: bool) -> Next {
         let max_queue_delay = self.policy.max_queue_delay;
         let Some(oldest) = self.entries.front() else {
             return Next::Empty;
@@ -100,7 +100,7 @@ impl Queue {
         let same_size = |entry: &&QueueEntry| entry.image.size == size;
         let fitting = self.entries.iter().filter(same_size).count();
         let full = fitting >= max_batch_size;
-        if !full && now < due {
+        if !full && now < due && !last {
             let Some(size) = self.first_full() else {
                 return Next::Wait(due);
             };
@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn cut(queue: &mut Queue, now: Instant) -> (Vec<usize>, Cut) {
-        match queue.next(now) {
+        match queue.next(now, false) {
             Next::Batch(batch, cut) => (positions(&batch), cut),
             other => panic!("expected a batch from the queue, got {other:?}"),
         }
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(cut(&mut queue, now).0, [0, 2]);
         assert_eq!(cut(&mut queue, now).0, [1, 4]);
         assert_eq!(cut(&mut queue, now).0, [3]);
-        assert!(matches!(queue.next(now), Next::Empty));
+        assert!(matches!(queue.next(now, false), Next::Empty));
     }
 
     #[test]
@@ -254,8 +254,17 @@ mod tests {
     fn a_delay_holds_a_partial_batch_until_it_is_due() {
         let (mut queue, start) = queue(4, 10, &[1, 1]);
         let due = start + Duration::from_millis(10);
-        assert!(matches!(queue.next(start), Next::Wait(at) if at == due));
+        assert!(matches!(queue.next(start, false), Next::Wait(at) if at == due));
         assert_eq!(cut(&mut queue, due), (vec![0, 1], Cut::delay));
+    }
+
+    #[test]
+    fn a_delay_does_not_hold_a_batch_that_cannot_grow() {
+        let (mut queue, start) = queue(4, 10, &[1, 2]);
+        assert!(matches!(queue.next(start, false), Next::Wait(_)));
+        assert!(
+            matches!(queue.next(start, true), Next::Batch(batch, Cut::delay) if batch.len() == 1)
+        );
     }
 
     #[test]
@@ -292,7 +301,7 @@ mod tests {
         ];
         for (sides, milliseconds, expected) in cases {
             let (mut queue, start) = queue(2, 10, sides);
-            let got = match queue.next(start + Duration::from_millis(milliseconds)) {
+            let got = match queue.next(start + Duration::from_millis(milliseconds), false) {
                 Next::Batch(batch, cut) => Some((positions(&batch), cut)),
                 _ => None,
             };

@@ -4,6 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Policy;
+use super::ahead::Ahead;
 use super::drain::DrainRate;
 use super::margin::Margin;
 use super::queue::Queue;
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     pub(super) metrics: BatchMetrics,
     /// Budget of queue places. A place is reserved before its image is decoded.
     pub(super) places: Budget,
+    /// The turns of images to be decoded.
+    pub(super) ahead: Ahead,
     /// Budget of the queue places of images that take long to decode, held until they are decoded: half of all
     /// places, so that these images never fill the queue.
     pub(super) long_places: Budget,

@@ -1,5 +1,5 @@
-//! Memory for the tensors of one model: the network's input and outputs for every image that waits
-//! in the model's queue or is in a running batch.
+//! Memory for the tensors of one model: the network's input and outputs for every image that is decoded and waits
+//! in the model's queue, or is in a running batch.
 
 use crate::engine::{Output, Outputs, Values};
 use crate::image::ImageSize;

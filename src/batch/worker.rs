@@ -67,7 +67,7 @@ fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
         let now = Instant::now();
         let dead = |entry: &QueueEntry| entry.deadline <= now || entry.reply.is_closed();
         expire(state.queue.remove(dead));
-        match state.queue.next(now) {
+        match state.queue.next(now, shared.ahead.is_exhausted()) {
             Next::Batch(batch, cut) => {
                 if !state.queue.is_empty() {
                     // Each image wakes one worker. The image that woke this worker may still be in

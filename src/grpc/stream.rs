@@ -9,7 +9,9 @@ use futures_util::stream::unfold;
 use futures_util::{Stream, StreamExt as _};
 use open_inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
 use tokio::time::timeout_at;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::call::Call;
 use super::infer::{Inferred, Inferring};
@@ -62,7 +64,13 @@ pub(super) fn responses(session: Session, requests: Streaming<ModelInferRequest>
     let answers = received.enumerate().map(move |(index, request)| {
         let session = Arc::clone(&session);
         // The key's rate counts the call and its first request as one.
-        async move { Ok(session.answer(index > 0, request?).await) }
+        let answer = async move { Ok(session.answer(index > 0, request?).await) };
+        // A task, so that the request proceeds, and ends at its deadline, also while the client reads no response.
+        let task = AbortOnDropHandle::new(tokio::spawn(answer.in_current_span()));
+        async move {
+            let answer = task.await;
+            answer.unwrap_or_else(|_| Err(Status::internal("the request of the stream panicked")))
+        }
     });
     Box::pin(held(Box::pin(answers.buffered(DEPTH))))
 }

@@ -381,6 +381,29 @@ async fn a_stream_may_take_longer_than_a_request_but_not_than_its_client_allows(
 }
 
 #[tokio::test]
+async fn a_request_of_a_stream_ends_at_its_deadline_although_the_client_reads_nothing() {
+    let limits = Limits {
+        request_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let setup = Setup::new(Behavior::Logits, limits);
+    let app = &setup.app;
+    let request = call(STREAM, framed(&[image("", png_file())]));
+    let router = grpc::router(app, Control::Elsewhere);
+    let mut body = router.oneshot(request).await.unwrap().into_body();
+    let read = tokio::time::timeout(Duration::from_millis(50), body.frame()).await;
+    assert!(read.is_err(), "the engine waits for a permit");
+    assert_eq!(app.admitted.count(), 1);
+    let end = async {
+        while app.admitted.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(10), end).await;
+    assert!(ended.is_ok(), "the request waits for its client");
+}
+
+#[tokio::test]
 async fn a_watch_ends_at_its_deadline() {
     let app = running();
     let watch = call(WATCH, framed(&[HealthCheckRequest::default()]));

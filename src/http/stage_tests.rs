@@ -21,7 +21,6 @@ use crate::app::{App, Limits};
 use crate::manifest::Task;
 use crate::metrics::Stage;
 use crate::pool::JobCost;
-use crate::threads::usable_cores;
 
 /// Returns the number of requests that were cancelled in `stage`, over all models.
 fn cancelled(app: &App, stage: &str) -> f64 {
@@ -86,8 +85,8 @@ async fn a_client_that_disconnects_while_the_pool_is_busy_waited_for_admission()
 
 #[tokio::test]
 async fn images_are_decoded_only_as_far_ahead_as_the_workers_need() {
-    // Two batches of one image for the only worker, and one image for each thread.
-    let ahead = 2 + usable_cores();
+    // Two batches of one image for the only worker, and one image for the only thread.
+    let ahead = 3;
     let queued = ahead + 5;
     let app = App::new(Limits::default(), 1);
     let setup = Setup::with_queue(Behavior::Logits, app, queued);
@@ -103,12 +102,16 @@ async fn images_are_decoded_only_as_far_ahead_as_the_workers_need() {
     }
     let tensors = || metric(app, "kind=\"tensors\",state=\"used\"");
     let one = tensors();
-    let requests: Vec<_> = std::iter::repeat_with(ask).take(queued).collect();
+    let mut requests: Vec<_> = std::iter::repeat_with(ask).take(queued).collect();
     eventually(app, "sightline_queue_depth", queued as f64).await;
     for _ in 0..queued {
         app.pool.run(JobCost::time(1), || ()).await.unwrap();
     }
     assert_eq!(tensors(), one * (1 + ahead) as f64);
+    // The last one waits for its turn: other images are before it.
+    disconnect(requests.pop().unwrap()).await;
+    assert_eq!(cancelled(app, "queue"), 1.0);
+    eventually(app, "sightline_queue_depth", (queued - 1) as f64).await;
     drop(setup.permits);
     for request in requests.into_iter().chain([running]) {
         assert_eq!(request.await.unwrap().status(), StatusCode::OK);

@@ -25,7 +25,7 @@ pub enum Stage {
     decode,
     /// Resizing and normalizing pixels to the network's input.
     preprocess,
-    /// Waiting for a worker: in the model's queue, or before it if enough images are decoded already.
+    /// Waiting behind other images of the model: for a worker, or to be decoded while enough others are.
     queue,
     /// Running the network.
     inference,

@@ -268,8 +268,8 @@ impl Walk<'_> {
         Ok(queued)
     }
 
-    /// Waits until an image that costs `cost` to decode may be decoded: a part of the stage [`Stage::queue`], because it is
-    /// a wait for a worker. Returns its turn and how long it waited.
+    /// Waits until an image that costs `cost` to decode may be decoded: a part of the stage [`Stage::queue`], because other
+    /// images of the model are before it. Returns its turn and how long it waited.
     async fn turn(
         self,
         cost: JobCost,
@@ -277,7 +277,7 @@ impl Walk<'_> {
         progress: &ImageProgress,
     ) -> (Turn, Duration) {
         let batcher = &self.model.batcher;
-        if let Some(turn) = batcher.try_turn(cost) {
+        if let Some(turn) = batcher.try_turn(cost, self.app.pool.threads()) {
             return (turn, Duration::ZERO);
         }
         let started = Instant::now();

@@ -222,15 +222,14 @@ impl<T> Schedule<T> {
     }
 
     /// Frees the thread of a running job whose result is not needed any more, but not its memory: the job runs on, on a
-    /// thread that is not counted. Returns whether that is so: there are at most as many of these jobs as threads.
-    pub(super) fn abandon(&mut self, grant: &mut Grant) -> bool {
-        if grant.abandoned || self.abandoned >= self.threads {
-            return false;
+    /// thread that is not counted. There are at most half as many of these jobs as threads; others keep their thread.
+    pub(super) fn abandon(&mut self, grant: &mut Grant) {
+        if grant.abandoned || self.abandoned >= self.threads.div_ceil(2) {
+            return;
         }
         grant.abandoned = true;
         self.abandoned += 1;
         self.lane(grant.long).running -= 1;
-        true
     }
 
     /// Takes an idle thread for a part of a running job. Returns whether a thread was idle.
