@@ -113,8 +113,8 @@ impl Drop for HelperThread {
 
 impl ImagePool {
     /// Creates a pool that runs up to `threads` jobs at a time, and more only if long jobs would keep short ones
-    /// waiting, see the module `schedule`, or were given up, see the module `job`. Jobs on images of more than [`LARGE_PIXELS`] pixels share `large_bytes`
-    /// bytes of memory, and jobs on smaller images share `small_bytes` bytes.
+    /// waiting, see the module `schedule`, or were given up, see the module `job`. Jobs on images of more than
+    /// [`LARGE_PIXELS`] pixels share `large_bytes` bytes of memory, and jobs on smaller images share `small_bytes` bytes.
     pub fn new(threads: usize, small_bytes: u64, large_bytes: u64) -> Self {
         let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
         let large = Budget::new("pixels", MEMORY_UNIT, large_bytes);

@@ -11,8 +11,9 @@ use crate::clients::Clients;
 use crate::http::Request;
 use crate::tally::Tally;
 
-/// Stack size of a client thread, in bytes. It is small because a load may have a thousand threads.
+/// Stack size of a client thread, in bytes. It is small because a load may have hundreds of threads.
 const STACK: usize = 256 << 10;
+
 /// A request to send to a server, with its expected result.
 #[derive(Debug)]
 pub(crate) struct Target<'a> {

@@ -19,8 +19,8 @@ use crate::pool::JobCost;
 /// one that is being decoded meanwhile.
 const BATCHES: usize = 2;
 
-/// The turns of one model. Clones share them.
-#[derive(Debug, Clone)]
+/// The turns of one model.
+#[derive(Debug)]
 pub(super) struct Ahead(Arc<Shared>);
 
 #[derive(Debug)]
@@ -34,9 +34,10 @@ struct Shared {
 struct Turns {
     /// Number of images that have a turn.
     taken: usize,
-    /// Number of turns without those for the threads, and with them.
-    base: usize,
-    limit: usize,
+    /// Number of turns for the next batches.
+    batches: usize,
+    /// Number of turns in addition to those, one for each thread of the image pool; 0 before the first image.
+    threads: usize,
     /// The images that wait, in the order of their turns. The number is that of their arrival.
     waiting: BTreeMap<Place, oneshot::Sender<Turn>>,
     arrivals: u64,
@@ -50,7 +51,7 @@ type Place = (Duration, u64);
 pub struct Turn(Option<Arc<Shared>>);
 
 impl Turn {
-    /// Returns a turn that is not counted, for a tensor.
+    /// Returns a turn that is not counted: for a tensor, or for an image that takes long to decode.
     pub fn uncounted() -> Self {
         Self(None)
     }
@@ -59,11 +60,10 @@ impl Turn {
 impl Ahead {
     /// Creates the turns of a model with `workers` workers and batches of up to `max_batch_size` images.
     pub(super) fn new(workers: usize, max_batch_size: usize) -> Self {
-        let base = BATCHES * workers.max(1) * max_batch_size.max(1);
         let turns = Turns {
             taken: 0,
-            base,
-            limit: base,
+            batches: BATCHES * workers.max(1) * max_batch_size.max(1),
+            threads: 0,
             waiting: BTreeMap::new(),
             arrivals: 0,
         };
@@ -83,13 +83,8 @@ impl Ahead {
             return Some(Turn::uncounted());
         }
         let mut turns = self.0.lock();
-        turns.limit = turns.base + threads;
-        if turns.taken >= turns.limit {
-            return None;
-        }
-        turns.taken += 1;
-        drop(turns);
-        Some(Turn(Some(Arc::clone(&self.0))))
+        turns.threads = threads;
+        turns.take().then(|| Turn(Some(Arc::clone(&self.0))))
     }
 
     /// Waits for the turn of an image for which [`Ahead::try_turn`] has none.
@@ -103,8 +98,20 @@ impl Ahead {
 
     /// Returns whether every turn is taken, so that no further image arrives in the queue before a batch is cut.
     pub(super) fn is_exhausted(&self) -> bool {
-        let turns = self.0.lock();
-        turns.taken >= turns.limit
+        self.0.lock().is_exhausted()
+    }
+}
+
+impl Turns {
+    fn is_exhausted(&self) -> bool {
+        self.taken >= self.batches + self.threads
+    }
+
+    /// Takes a turn. Returns whether there was one.
+    fn take(&mut self) -> bool {
+        let free = !self.is_exhausted();
+        self.taken += usize::from(free);
+        free
     }
 }
 
@@ -129,9 +136,9 @@ impl Shared {
         turns.arrivals += 1;
         let place = (cost.due(self.started.elapsed()), turns.arrivals);
         turns.waiting.insert(place, waiter);
-        if turns.taken < turns.limit {
-            turns.taken += 1;
-            drop(turns);
+        let free = turns.take();
+        drop(turns);
+        if free {
             drop(Turn(Some(Arc::clone(self))));
         }
         place

@@ -2,8 +2,8 @@
 //!
 //! A request passes [`Batcher::check`] before its body is read. Each image then passes through the
 //! queue in four steps: [`Batcher::reserve_more`] reserves a place before the image is decoded,
-//! [`Batcher::turn`] waits until it may be decoded, [`Batcher::submit`] puts the preprocessed image into the queue, and a worker sends a [`Reply`] or
-//! a [`BatchError`] through a oneshot channel. A free worker immediately cuts a batch, that is,
+//! [`Batcher::turn`] waits until it may be decoded, [`Batcher::submit`] puts the preprocessed image into the queue,
+//! and a worker sends a [`Reply`] or a [`BatchError`] through a oneshot channel. A free worker immediately cuts a batch, that is,
 //! removes images of one size from the queue to run them together. Batches therefore grow only while
 //! every worker is busy, unless `max_queue_delay_us` makes workers wait for fuller batches.
 //!

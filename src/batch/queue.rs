@@ -108,7 +108,7 @@ impl Queue {
         }
         let cut = match () {
             () if full => Cut::full,
-            () if !max_queue_delay.is_zero() => Cut::delay,
+            () if !max_queue_delay.is_zero() && now >= due => Cut::delay,
             () if fitting < self.entries.len() => Cut::size,
             () => Cut::worker_free,
         };
@@ -263,7 +263,7 @@ mod tests {
         let (mut queue, start) = queue(4, 10, &[1, 2]);
         assert!(matches!(queue.next(start, false), Next::Wait(_)));
         assert!(
-            matches!(queue.next(start, true), Next::Batch(batch, Cut::delay) if batch.len() == 1)
+            matches!(queue.next(start, true), Next::Batch(batch, Cut::size) if batch.len() == 1)
         );
     }
 

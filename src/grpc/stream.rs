@@ -68,8 +68,8 @@ pub(super) fn responses(session: Session, requests: Streaming<ModelInferRequest>
         // A task, so that the request proceeds, and ends at its deadline, also while the client reads no response.
         let task = AbortOnDropHandle::new(tokio::spawn(answer.in_current_span()));
         async move {
-            let answer = task.await;
-            answer.unwrap_or_else(|_| Err(Status::internal("the request of the stream panicked")))
+            let panicked = ServeError::Internal("a request of a stream panicked");
+            task.await.unwrap_or_else(|_| Err(status_of(panicked)))
         }
     });
     Box::pin(held(Box::pin(answers.buffered(DEPTH))))

@@ -17,7 +17,9 @@ use prost::Message;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower::ServiceExt;
 
-use super::router_tests::{Behavior, Setup, eventually, expect_nothing_reserved, metric, png_file};
+use super::router_tests::{
+    Behavior, Setup, eventually, expect_nothing_reserved, metric, png_file, within,
+};
 use super::*;
 use crate::app::Limits;
 use crate::catalogue::DEFAULT_MODEL;
@@ -358,10 +360,7 @@ async fn the_requests_of_calls_and_of_streams_need_cores_until_they_have_results
 
 #[tokio::test]
 async fn a_stream_may_take_longer_than_a_request_but_not_than_its_client_allows() {
-    let limits = Limits {
-        request_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = within(200);
     let app = Setup::running(Behavior::Logits, limits);
     let body = || {
         let first = stream::iter([framed(&[image("0", png_file())])]);
@@ -382,10 +381,7 @@ async fn a_stream_may_take_longer_than_a_request_but_not_than_its_client_allows(
 
 #[tokio::test]
 async fn a_request_of_a_stream_ends_at_its_deadline_although_the_client_reads_nothing() {
-    let limits = Limits {
-        request_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = within(200);
     let setup = Setup::new(Behavior::Logits, limits);
     let app = &setup.app;
     let request = call(STREAM, framed(&[image("", png_file())]));
@@ -449,10 +445,7 @@ async fn reflection_lists_the_services() {
 
 #[tokio::test]
 async fn reflection_ends_at_the_deadline_of_a_request() {
-    let limits = Limits {
-        request_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = within(50);
     let app = Setup::running(Behavior::Logits, limits);
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
     // A client that always has another request, and one that has none.

@@ -17,7 +17,7 @@ use image::{ImageFormat, RgbImage};
 
 use super::router_tests::{
     Behavior, Setup, eventually, expect_nothing_reserved, expect_problem, json, metric, png_file,
-    post, send,
+    post, send, within,
 };
 use super::*;
 use crate::app::Limits;
@@ -243,10 +243,7 @@ async fn a_client_that_leaves_while_its_body_arrives_returns_everything() {
 
 #[tokio::test]
 async fn a_body_that_arrives_too_late_is_a_timeout_of_the_client() {
-    let app = app(Limits {
-        request_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    });
+    let app = app(within(50));
     let body = pieces(&gzip(&png_file())[..20], 10, true);
     let response = send(Arc::clone(&app), compressed(body)).await;
     expect_problem(response, 408, "body_timeout").await;

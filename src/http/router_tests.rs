@@ -173,6 +173,14 @@ impl Setup {
     }
 }
 
+/// Returns the default limits with a deadline of `milliseconds`.
+pub(super) fn within(milliseconds: u64) -> Limits {
+    Limits {
+        request_timeout: Duration::from_millis(milliseconds),
+        ..Limits::default()
+    }
+}
+
 /// Returns a registry of one model, which is loaded.
 fn registry_of(model: LoadedModel) -> Registry {
     let source = fake_source(&model.manifest.name, &model.variant);
@@ -467,10 +475,7 @@ async fn a_client_that_leaves_returns_everything() {
 
 #[tokio::test]
 async fn a_passed_deadline_is_a_timeout() {
-    let limits = Limits {
-        request_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = within(50);
     let setup = Setup::new(Behavior::Logits, limits);
     let response = send(Arc::clone(&setup.app), post(png())).await;
     expect_problem(response, 504, "deadline_passed").await;
@@ -481,10 +486,7 @@ async fn a_passed_deadline_is_a_timeout() {
 
 #[tokio::test]
 async fn a_body_that_does_not_arrive_is_a_fault_of_the_client() {
-    let limits = Limits {
-        request_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = within(50);
     let app = Setup::running(Behavior::Logits, limits);
     let start = stream::once(async { Ok::<_, io::Error>(Bytes::from_static(b"half")) });
     let mut request = post(Body::from_stream(start.chain(stream::pending())));

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::router_tests::{
     Behavior, Setup, eventually, expect_nothing_reserved, expect_problem, metric, png, png_of,
-    post, rejections, send,
+    post, rejections, send, within,
 };
 use super::*;
 use crate::app::{App, Limits};
@@ -32,13 +32,6 @@ fn cancelled(app: &App, stage: &str) -> f64 {
 
 fn all_cancelled(app: &App) -> f64 {
     metric(app, "sightline_cancelled_total")
-}
-
-fn within(milliseconds: u64) -> Limits {
-    Limits {
-        request_timeout: Duration::from_millis(milliseconds),
-        ..Limits::default()
-    }
 }
 
 /// Makes a client disconnect that waits for `request`.

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
@@ -19,7 +19,7 @@ use crate::error::ServeError;
 #[derive(Debug)]
 pub(super) struct Ticket {
     shared: Arc<Shared>,
-    /// The thread and the memory. `None` once they are returned.
+    /// The thread and the memory. `None` only while the ticket is being dropped.
     grant: Mutex<Option<Grant>>,
 }
 
@@ -31,29 +31,14 @@ impl Ticket {
         }
     }
 
-    /// No code panics while it holds this lock.
-    fn grant(&self) -> MutexGuard<'_, Option<Grant>> {
-        self.grant.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Frees the thread of the job if it has not ended.
+    /// Frees the thread of the job.
     fn abandon(&self) {
-        let mut held = self.grant();
-        let Some(grant) = &mut *held else {
-            return;
-        };
-        let mut schedule = self.shared.lock();
-        schedule.abandon(grant);
-        drop(held);
-        self.shared.dispatch(schedule);
-    }
-
-    /// Returns the thread and the memory to the schedule.
-    fn finish(&self) {
-        let grant = self.grant().take();
-        if let Some(grant) = grant {
+        // No code panics while it holds this lock.
+        let mut held = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(grant) = &mut *held {
             let mut schedule = self.shared.lock();
-            schedule.finish(grant);
+            schedule.abandon(grant);
+            drop(held);
             self.shared.dispatch(schedule);
         }
     }
@@ -61,16 +46,12 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-/// Returns the ticket of a job to the schedule when the job ends, also if it panics.
-struct Finish(Arc<Ticket>);
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        self.0.finish();
+        let grant = self.grant.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(grant) = grant.take() {
+            let mut schedule = self.shared.lock();
+            schedule.finish(grant);
+            self.shared.dispatch(schedule);
+        }
     }
 }
 
@@ -80,8 +61,8 @@ impl Drop for Finish {
 #[derive(Debug)]
 pub struct Started<T> {
     result: oneshot::Receiver<T>,
-    /// The ticket of a long job.
-    ticket: Option<Arc<Ticket>>,
+    /// The ticket of a long job, which the job drops when it ends. Of other jobs, none.
+    ticket: Weak<Ticket>,
 }
 
 impl<T: Send + 'static> Started<T> {
@@ -92,16 +73,19 @@ impl<T: Send + 'static> Started<T> {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Self {
         let (sender, result) = oneshot::channel();
-        let ticket = Arc::new(ticket);
-        let finish = Finish(Arc::clone(&ticket));
+        let held = Arc::new(ticket);
+        let ticket = if long {
+            Arc::downgrade(&held)
+        } else {
+            Weak::new()
+        };
         tokio::task::spawn_blocking(move || {
-            // If the job panics, the ticket is returned before the caller knows.
-            let (sender, finish) = (sender, finish);
+            // If the job panics, the ticket is dropped before the caller knows.
+            let (sender, held) = (sender, held);
             let value = job();
-            drop(finish);
+            drop(held);
             let _ = sender.send(value);
         });
-        let ticket = long.then_some(ticket);
         Self { result, ticket }
     }
 }
@@ -117,7 +101,7 @@ impl<T> Future for Started<T> {
 
 impl<T> Drop for Started<T> {
     fn drop(&mut self) {
-        if let Some(ticket) = &self.ticket {
+        if let Some(ticket) = self.ticket.upgrade() {
             ticket.abandon();
         }
     }

@@ -97,19 +97,28 @@ fn all_connections_count_together() {
     let (_folder, path, address) = socket();
     let list = format!("127.0.0.1:0,{address}");
     let server = Server::start(&["--listen", &list, "--max-connections", "2"]);
-    let mut idle: Vec<TcpStream> = (0..2).map(|_| server.connect()).collect();
-    for _ in 0..3 {
+    // Each gets a response, so that both have their slots.
+    let mut idle: Vec<TcpStream> = Vec::new();
+    for _ in 0..2 {
+        let mut stream = server.connect();
+        assert!(is_open(&mut stream));
+        idle.push(stream);
+    }
+    assert!(over_unix(&path, LIVE).starts_with("HTTP/1.1 200 "));
+    // The connection over the Unix socket took the slot of a TCP connection.
+    let open: Vec<bool> = idle.iter_mut().map(is_open).collect();
+    assert_eq!(open, [false, true]);
+    for _ in 0..2 {
         assert!(over_unix(&path, LIVE).starts_with("HTTP/1.1 200 "));
     }
-    // A connection over the Unix socket took the slot of a TCP connection. It takes the other one as well if it comes before
-    // the server has noticed that the connection before it has ended.
-    for stream in &idle {
-        stream.set_nonblocking(true).unwrap();
-    }
-    eventually("a TCP connection is closed", || {
-        idle.iter_mut()
-            .any(|stream| stream.read(&mut [0; 1]).is_ok())
-    });
+}
+
+/// Returns whether the server responds over `stream`, which stays open.
+fn is_open(stream: &mut TcpStream) -> bool {
+    let mut response = [0; 4096];
+    let sent = stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n");
+    let read = sent.and_then(|()| stream.read(&mut response));
+    read.is_ok_and(|length| response[..length].starts_with(b"HTTP/1.1 200 "))
 }
 
 #[test]
