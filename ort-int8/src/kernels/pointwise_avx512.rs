@@ -39,14 +39,14 @@ pub(super) fn run(
 }
 
 macro_rules! tiles {
-    ($name:ident, $groups:literal, $tile:literal: $($row:literal)*) => {
+    ($name:ident, $groups:literal, $tile:literal: $($row:literal)*, packed from $($packed:literal)*) => {
         fearless_simd::kernel!(
             /// Computes the output channels of a block, in groups of 16, in tiles of pixels. The last
             /// tile overlaps the one before if the pixels do not fill it.
             ///
             /// For four input channels at a time, the four values of each pixel are broadcast, and
-            /// `vpdpbusd` multiplies them by the weights of 16 output channels. The loop over the
-            /// pixels is written out so that all sums stay in registers.
+            /// `vpdpbusd` multiplies them by the weights of 16 output channels. The loops over the
+            /// pixels are written out so that all sums stay in registers until they are stored.
             fn $name(
                 avx512: Avx512,
                 layer: &Pointwise,
@@ -56,8 +56,6 @@ macro_rules! tiles {
             ) {
                 /// Number of pixels whose results are packed into a register.
                 const PACKED: usize = LANES / COLUMNS / $groups;
-                /// Number of results that are written for each pixel.
-                const WRITTEN: usize = LANES / PACKED;
                 let values = pixels.as_chunks::<QUAD>().0;
                 let weights: &[[Weights; $groups]] = block.weights.as_chunks().0;
                 let quads = weights.len();
@@ -89,12 +87,12 @@ macro_rules! tiles {
                             }
                         )*
                     }
-                    for pixel in (0..$tile).step_by(PACKED) {
+                    $(
                         let mut four = [zero; 4];
                         let mut factors = [multipliers[0]; 4];
                         for register in 0..4 {
                             let (place, group) = place($groups, register);
-                            four[register] = sums[(pixel + place).min($tile - 1)][group];
+                            four[register] = sums[($packed + place).min($tile - 1)][group];
                             factors[register] = multipliers[group];
                         }
                         let mut results = _mm512_permutexvar_epi32(
@@ -105,26 +103,25 @@ macro_rules! tiles {
                             results = find(avx512, table, results);
                         }
                         let results: [u8; LANES] = u8x64::simd_from(avx512, results).into();
-                        let results: &[[u8; WRITTEN]] = results.as_chunks().0;
                         for place in 0..PACKED.min($tile) {
-                            let start = (first + pixel + place) * layer.outputs + block.first;
-                            store(&mut output[start..], &results[place]);
+                            let start = (first + $packed + place) * layer.outputs + block.first;
+                            store::<{ LANES / PACKED }>(&mut output[start..], results, place);
                         }
-                    }
+                    )*
                 }
             }
         );
     };
 }
 
-tiles!(tiles_1_1, 1, 1: 0);
-tiles!(tiles_1_8, 1, 8: 0 1 2 3 4 5 6 7);
-tiles!(tiles_2_1, 2, 1: 0);
-tiles!(tiles_2_8, 2, 8: 0 1 2 3 4 5 6 7);
-tiles!(tiles_3_1, 3, 1: 0);
-tiles!(tiles_3_8, 3, 8: 0 1 2 3 4 5 6 7);
-tiles!(tiles_4_1, 4, 1: 0);
-tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5);
+tiles!(tiles_1_1, 1, 1: 0, packed from 0);
+tiles!(tiles_1_8, 1, 8: 0 1 2 3 4 5 6 7, packed from 0 4);
+tiles!(tiles_2_1, 2, 1: 0, packed from 0);
+tiles!(tiles_2_8, 2, 8: 0 1 2 3 4 5 6 7, packed from 0 2 4 6);
+tiles!(tiles_3_1, 3, 1: 0, packed from 0);
+tiles!(tiles_3_8, 3, 8: 0 1 2 3 4 5 6 7, packed from 0 1 2 3 4 5 6 7);
+tiles!(tiles_4_1, 4, 1: 0, packed from 0);
+tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5, packed from 0 1 2 3 4 5);
 
 /// Returns the pixel and the group of channels of the sums in one of the four registers that are packed
 /// together, given the number of groups. The last of three groups is packed twice.
@@ -136,13 +133,25 @@ fn place(groups: usize, register: usize) -> (usize, usize) {
     }
 }
 
-/// Writes `results` to the beginning of `output`, or as many as it has elements.
-#[inline]
-fn store<const N: usize>(output: &mut [u8], results: &[u8; N]) {
-    if let Some(whole) = output.first_chunk_mut() {
-        *whole = *results;
-    } else {
-        let length = output.len();
-        output.copy_from_slice(&results[..length]);
+/// Writes part `place` of `results`, which has `N` elements, to the beginning of `output`, or as many as
+/// it has elements.
+#[inline(always)]
+fn store<const N: usize>(output: &mut [u8], results: [u8; LANES], place: usize) {
+    match output.first_chunk_mut() {
+        Some(whole) => *whole = results.as_chunks::<N>().0[place],
+        None => {
+            let results = results.as_chunks::<N>().0[place];
+            store_part(output, &results);
+        }
     }
+}
+
+/// Writes as many `results` as `output` has elements. Only the last pixels come here. A separate
+/// function: as a part of [`store`], the compiler would call `memcpy` for every pixel, and keep the
+/// registers on the stack meanwhile.
+#[cold]
+#[inline(never)]
+fn store_part(output: &mut [u8], results: &[u8]) {
+    let length = output.len();
+    output.copy_from_slice(&results[..length]);
 }
