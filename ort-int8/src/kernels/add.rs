@@ -77,33 +77,22 @@ fearless_simd::kernel!(
         residual: &[[u8; VECTOR]],
     ) {
         use std::arch::x86_64::{
-            __m128i, _mm_unpackhi_epi64, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
-            _mm256_cvtps_epi32, _mm256_fmadd_ps, _mm256_packs_epi32, _mm256_packus_epi16,
-            _mm256_permutevar8x32_epi32, _mm256_set1_ps,
+            __m256i, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtps_epi32, _mm256_fmadd_ps,
+            _mm256_packs_epi32, _mm256_packus_epi16, _mm256_permutevar8x32_epi32, _mm256_set1_ps,
         };
 
-        use fearless_simd::{SimdBase, SimdFrom, i32x8, u8x16, u8x32};
+        use fearless_simd::{SimdBase, SimdFrom, i32x8, u8x32};
 
-        let order = i32x8::simd_from(avx2, super::UNPACKED).into();
+        let order: __m256i = i32x8::simd_from(avx2, super::UNPACKED).into();
         let offset = _mm256_set1_ps(addition.offset);
         let ratio = _mm256_set1_ps(addition.ratio);
         let residual_ratio = _mm256_set1_ps(addition.residual_ratio);
         for (values, residual) in values.iter_mut().zip(residual) {
-            let eights = |bytes: &[u8; VECTOR]| {
-                let [low, high] = [0, 1].map(|half: usize| -> __m128i {
-                    u8x16::simd_from(avx2, bytes.as_chunks::<16>().0[half]).into()
-                });
-                [
-                    low,
-                    _mm_unpackhi_epi64(low, low),
-                    high,
-                    _mm_unpackhi_epi64(high, high),
-                ]
-            };
-            let (values_8, residuals_8) = (eights(values), eights(residual));
-            let [a, b, c, d] = [0, 1, 2, 3].map(|part: usize| {
-                let wide = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
-                let (x, residual) = (wide(values_8[part]), wide(residuals_8[part]));
+            let (values_8, residuals_8) = (eights(avx2, values), eights(avx2, residual));
+            let mut sums = [order; 4];
+            for (part, rounded) in sums.iter_mut().enumerate() {
+                let x = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(values_8[part]));
+                let residual = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(residuals_8[part]));
                 let sum = if addition.residual_first {
                     let sum = _mm256_fmadd_ps(x, ratio, offset);
                     _mm256_fmadd_ps(residual, residual_ratio, sum)
@@ -111,13 +100,31 @@ fearless_simd::kernel!(
                     let sum = _mm256_fmadd_ps(residual, residual_ratio, offset);
                     _mm256_fmadd_ps(x, ratio, sum)
                 };
-                _mm256_cvtps_epi32(sum)
-            });
+                *rounded = _mm256_cvtps_epi32(sum);
+            }
+            let [a, b, c, d] = sums;
             let low = _mm256_packs_epi32(a, b);
             let high = _mm256_packs_epi32(c, d);
             let sums = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
             u8x32::simd_from(avx2, sums).store_slice(values);
         }
+    }
+);
+
+#[cfg(target_arch = "x86_64")]
+fearless_simd::kernel!(
+    /// Divides 32 bytes into registers whose first 8 bytes are the next ones each.
+    #[inline(always)]
+    fn eights(avx2: Avx2, bytes: &[u8; VECTOR]) -> [std::arch::x86_64::__m128i; 4] {
+        use std::arch::x86_64::_mm_unpackhi_epi64;
+
+        use fearless_simd::{SimdFrom, u8x16};
+
+        let halves = bytes.as_chunks::<16>().0;
+        let low = u8x16::simd_from(avx2, halves[0]).into();
+        let high = u8x16::simd_from(avx2, halves[1]).into();
+        let (low_2, high_2) = (_mm_unpackhi_epi64(low, low), _mm_unpackhi_epi64(high, high));
+        [low, low_2, high, high_2]
     }
 );
 
@@ -131,24 +138,23 @@ fearless_simd::kernel!(
         residual: &[[u8; WIDE_VECTOR]],
     ) {
         use std::arch::x86_64::{
-            _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32, _mm512_fmadd_ps,
+            __m512i, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32, _mm512_fmadd_ps,
             _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutexvar_epi32, _mm512_set1_ps,
         };
 
         use fearless_simd::{SimdBase, SimdFrom, i32x16, u8x16, u8x64};
 
-        let order = i32x16::simd_from(avx512, super::UNPACKED_WIDE).into();
+        let order: __m512i = i32x16::simd_from(avx512, super::UNPACKED_WIDE).into();
         let offset = _mm512_set1_ps(addition.offset);
         let ratio = _mm512_set1_ps(addition.ratio);
         let residual_ratio = _mm512_set1_ps(addition.residual_ratio);
         for (values, residual) in values.iter_mut().zip(residual) {
             let (x, y) = (values.as_chunks::<16>().0, residual.as_chunks::<16>().0);
-            let [a, b, c, d] = [0, 1, 2, 3].map(|part: usize| {
-                let wide = |bytes: [u8; 16]| {
-                    let bytes = u8x16::simd_from(avx512, bytes).into();
-                    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
-                };
-                let (x, residual) = (wide(x[part]), wide(y[part]));
+            let mut sums = [order; 4];
+            for (part, rounded) in sums.iter_mut().enumerate() {
+                let x = _mm512_cvtepu8_epi32(u8x16::simd_from(avx512, x[part]).into());
+                let residual = _mm512_cvtepu8_epi32(u8x16::simd_from(avx512, y[part]).into());
+                let (x, residual) = (_mm512_cvtepi32_ps(x), _mm512_cvtepi32_ps(residual));
                 let sum = if addition.residual_first {
                     let sum = _mm512_fmadd_ps(x, ratio, offset);
                     _mm512_fmadd_ps(residual, residual_ratio, sum)
@@ -156,8 +162,9 @@ fearless_simd::kernel!(
                     let sum = _mm512_fmadd_ps(residual, residual_ratio, offset);
                     _mm512_fmadd_ps(x, ratio, sum)
                 };
-                _mm512_cvtps_epi32(sum)
-            });
+                *rounded = _mm512_cvtps_epi32(sum);
+            }
+            let [a, b, c, d] = sums;
             let packed = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
             let sums = _mm512_permutexvar_epi32(order, packed);
             u8x64::simd_from(avx512, sums).store_slice(values);

@@ -212,23 +212,42 @@ impl Depthwise {
         image: Image<'_>,
         y: usize,
     ) -> Vec<&'r [[u8; LANES]]> {
-        let above = self.pad_before(0, image.height);
         let starts: Vec<usize> = (0..self.kernel[0])
-            .map(|tap| {
-                let padded = y * self.strides[0] + tap * self.dilations[0];
-                let row = padded.checked_sub(above);
-                rows.load(self, image, row.filter(|row| *row < image.height))
-            })
+            .map(|tap| self.load(rows, image, y * self.strides[0] + tap * self.dilations[0]))
             .collect();
         let rows = &*rows;
-        let tap = |start: usize, x: usize| rows.tap(self, start, x).as_chunks().0;
-        let mut taps: Vec<_> = starts
+        let taps = starts
             .iter()
-            .flat_map(|start| (0..self.kernel[1]).map(|x| tap(*start, x)))
+            .flat_map(|start| self.row_taps(rows, *start))
             .collect();
-        let spare = taps[0];
-        taps.resize(taps.len().next_multiple_of(QUAD), spare);
-        taps
+        padded_to_quads(taps)
+    }
+
+    /// Returns the taps of the first row of the kernel, like [`Depthwise::taps`].
+    #[cfg(target_arch = "x86_64")]
+    fn first_row_taps<'r>(
+        &self,
+        rows: &'r mut Rows,
+        image: Image<'_>,
+        y: usize,
+    ) -> Vec<&'r [[u8; LANES]]> {
+        let start = self.load(rows, image, y * self.strides[0]);
+        self.row_taps(rows, start).collect()
+    }
+
+    /// Loads row `padded` of the padded image into `rows`, and returns the byte offset of its slot.
+    pub(super) fn load(&self, rows: &mut Rows, image: Image<'_>, padded: usize) -> usize {
+        let row = padded.checked_sub(self.pad_before(0, image.height));
+        rows.load(self, image, row.filter(|row| *row < image.height))
+    }
+
+    /// Returns the taps of the row at byte offset `start` of `rows`, from left to right.
+    fn row_taps<'r>(
+        &self,
+        rows: &'r Rows,
+        start: usize,
+    ) -> impl Iterator<Item = &'r [[u8; LANES]]> {
+        (0..self.kernel[1]).map(move |x| rows.tap(self, start, x).as_chunks().0)
     }
 
     /// Computes output row `y`, in whole vectors.
@@ -237,8 +256,12 @@ impl Depthwise {
         if let (Isa::Avx512(avx512), Some(stack)) = (self.isa, &mut input.stack) {
             let push = |row: &_, stack: &mut _| super::depthwise_avx512::push(avx512, row, stack);
             stack.advance((self, &mut input.rows), image, y, push);
-            let taps = stack.taps(self, &input.rows);
-            return super::depthwise_avx512::stacked_row(avx512, self, &taps, output);
+            let columns = stack.taps(self, &input.rows);
+            if self.order == Order::Tall {
+                let first = self.first_row_taps(&mut input.rows, image, y);
+                return super::depthwise_avx512::tall_row(avx512, self, &columns, &first, output);
+            }
+            return super::depthwise_avx512::stacked_row(avx512, self, &columns, output);
         }
         let taps = &self.taps(&mut input.rows, image, y);
         match self.isa {
@@ -280,7 +303,7 @@ impl Input {
         Self {
             width,
             #[cfg(target_arch = "x86_64")]
-            stack: (layer.order == Order::Stacked).then(|| Stack::new(&rows)),
+            stack: (layer.order != Order::Interleaved).then(|| Stack::new(&rows)),
             rows,
         }
     }
@@ -293,6 +316,13 @@ impl Input {
             stack.clear();
         }
     }
+}
+
+/// Pads a list of taps to a multiple of four with copies of the first one.
+fn padded_to_quads(mut taps: Vec<&[[u8; LANES]]>) -> Vec<&[[u8; LANES]]> {
+    let spare = taps[0];
+    taps.resize(taps.len().next_multiple_of(QUAD), spare);
+    taps
 }
 
 /// Returns the greatest common divisor of `a` and `b`.

@@ -106,10 +106,12 @@ macro_rules! row {
                         while index < $length {
                             let mut sums = bias;
                             for quad in 0..$count {
-                                let [a, b, c, d] = quads[quad].map(|tap| -> __m256i {
-                                    u8x32::simd_from(avx2, half(&tap[index], side)).into()
-                                });
-                                let parts = interleaved(avx2, [a, b, c, d]);
+                                let mut taps = bias;
+                                for (register, tap) in taps.iter_mut().zip(quads[quad]) {
+                                    let tap = half(&tap[index], side);
+                                    *register = u8x32::simd_from(avx2, tap).into();
+                                }
+                                let parts = interleaved(avx2, taps);
                                 for part in 0..4 {
                                     let weights =
                                         weights[quad][part].0.as_chunks::<VECTOR>().0[side];

@@ -74,14 +74,14 @@ fearless_simd::kernel!(
         output: &mut [[u8; 64]],
     ) {
         use std::arch::x86_64::{
-            _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtps_epi32,
-            _mm512_mul_ps, _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutexvar_epi32,
-            _mm512_set1_epi16, _mm512_set1_ps, _mm512_sub_ps,
+            __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
+            _mm512_cvtps_epi32, _mm512_mul_ps, _mm512_packs_epi32, _mm512_packus_epi16,
+            _mm512_permutexvar_epi32, _mm512_set1_epi16, _mm512_set1_ps, _mm512_sub_ps,
         };
 
         use fearless_simd::{SimdBase, SimdFrom, f32x16, i32x16, u8x16, u8x64};
 
-        let order = i32x16::simd_from(avx512, super::UNPACKED_WIDE).into();
+        let order: __m512i = i32x16::simd_from(avx512, super::UNPACKED_WIDE).into();
         let input_zero = _mm512_set1_ps(gate.input_zero_point.into());
         let output_zero = _mm512_set1_epi16(gate.output_zero_point.into());
         let scale = _mm512_set1_ps(gate.scale);
@@ -90,12 +90,14 @@ fearless_simd::kernel!(
         for (pixels, output) in pixels.iter().zip(output) {
             let factors = &factors[channel..][..VECTOR];
             let (pixels, factors) = (pixels.as_chunks::<16>().0, factors.as_chunks::<16>().0);
-            let [a, b, c, d] = [0, 1, 2, 3].map(|part: usize| {
+            let mut products = [order; 4];
+            for (part, product) in products.iter_mut().enumerate() {
                 let x = _mm512_cvtepu8_epi32(u8x16::simd_from(avx512, pixels[part]).into());
                 let x = _mm512_sub_ps(_mm512_cvtepi32_ps(x), input_zero);
                 let factors = f32x16::simd_from(avx512, factors[part]).into();
-                _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(x, factors), scale))
-            });
+                *product = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(x, factors), scale));
+            }
+            let [a, b, c, d] = products;
             let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), output_zero);
             let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), output_zero);
             let products = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
@@ -120,14 +122,14 @@ fearless_simd::kernel!(
         output: &mut [[u8; 32]],
     ) {
         use std::arch::x86_64::{
-            _mm_set_epi64x, _mm256_adds_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+            __m256i, _mm_set_epi64x, _mm256_adds_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
             _mm256_cvtps_epi32, _mm256_mul_ps, _mm256_packs_epi32, _mm256_packus_epi16,
             _mm256_permutevar8x32_epi32, _mm256_set1_epi16, _mm256_set1_ps, _mm256_sub_ps,
         };
 
         use fearless_simd::{SimdBase, SimdFrom, f32x8, i32x8, u8x32};
 
-        let order = i32x8::simd_from(avx2, super::UNPACKED).into();
+        let order: __m256i = i32x8::simd_from(avx2, super::UNPACKED).into();
         let input_zero = _mm256_set1_ps(gate.input_zero_point.into());
         let output_zero = _mm256_set1_epi16(gate.output_zero_point.into());
         let scale = _mm256_set1_ps(gate.scale);
@@ -136,13 +138,15 @@ fearless_simd::kernel!(
         for (pixels, output) in pixels.iter().zip(output) {
             let factors = &factors[channel..][..VECTOR / 2];
             let (pixels, factors) = (pixels.as_chunks::<8>().0, factors.as_chunks::<8>().0);
-            let [a, b, c, d] = [0, 1, 2, 3].map(|part: usize| {
+            let mut products = [order; 4];
+            for (part, product) in products.iter_mut().enumerate() {
                 let x = _mm_set_epi64x(0, i64::from_le_bytes(pixels[part]));
                 let x = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x));
                 let x = _mm256_sub_ps(x, input_zero);
                 let factors = f32x8::simd_from(avx2, factors[part]).into();
-                _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_mul_ps(x, factors), scale))
-            });
+                *product = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_mul_ps(x, factors), scale));
+            }
+            let [a, b, c, d] = products;
             let low = _mm256_adds_epi16(_mm256_packs_epi32(a, b), output_zero);
             let high = _mm256_adds_epi16(_mm256_packs_epi32(c, d), output_zero);
             let products = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);

@@ -76,7 +76,11 @@ fearless_simd::kernel!(
         ];
         let mut quarters = [place; 4];
         for (quarter, rows) in quarters.iter_mut().zip(rows.as_chunks::<4>().0) {
-            let [a, b, c, d] = rows.map(|row| _mm256_shuffle_epi8(row, place));
+            let mut found = *rows;
+            for row in &mut found {
+                *row = _mm256_shuffle_epi8(*row, place);
+            }
+            let [a, b, c, d] = found;
             let low = _mm256_blendv_epi8(a, b, bits[0]);
             let high = _mm256_blendv_epi8(c, d, bits[0]);
             *quarter = _mm256_blendv_epi8(low, high, bits[1]);

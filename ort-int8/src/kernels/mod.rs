@@ -36,6 +36,8 @@ mod rows;
 mod spec;
 #[cfg(target_arch = "x86_64")]
 mod stack;
+#[cfg(target_arch = "x86_64")]
+mod store;
 #[cfg(test)]
 mod tests;
 

@@ -6,6 +6,8 @@ use super::{LANES, QUAD, Weights};
 
 /// Number of columns of the convolution kernels that [`Order::Stacked`] is for.
 pub(super) const COLUMNS: usize = 3;
+/// Number of rows and columns of the convolution kernels that [`Order::Tall`] is for.
+pub(super) const TALL: usize = 5;
 
 /// Constants for the 64 elements of one vector, in four parts of 16 elements, in the order of the
 /// registers of 32-bit sums: see [`Order`].
@@ -27,6 +29,10 @@ pub(super) enum Order {
     /// `16 k + 15`. A group of four weights belongs to a column; the weight of the last row is the last
     /// one of the group.
     Stacked,
+    /// As [`Order::Stacked`], for a convolution kernel that is one row taller than the stack. The groups
+    /// of the columns have the weights of the last four rows, and the groups behind them those of the
+    /// first row from left to right.
+    Tall,
 }
 
 impl Order {
@@ -35,6 +41,7 @@ impl Order {
         let window = (spec.kernel, spec.strides, spec.dilations[0]);
         match window {
             ([3, COLUMNS], [1, 1], 1) if isa.is_avx512() => Self::Stacked,
+            ([TALL, TALL], [1, 1], 1) if isa.is_avx512() => Self::Tall,
             _ => Self::Interleaved,
         }
     }
@@ -44,14 +51,14 @@ impl Order {
     pub(super) fn place(self, lane: usize) -> (usize, usize) {
         match self {
             Self::Interleaved => (lane % 16 / 4, lane / 16 * 4 + lane % 4),
-            Self::Stacked => (lane / 16, lane % 16),
+            Self::Stacked | Self::Tall => (lane / 16, lane % 16),
         }
     }
 
     /// Returns the number of groups of weights of a convolution kernel of `[height, width]` pixels.
     fn groups(self, [height, width]: [usize; 2]) -> usize {
         match self {
-            Self::Interleaved => (height * width).div_ceil(QUAD),
+            Self::Interleaved | Self::Tall => (height * width).div_ceil(QUAD),
             Self::Stacked => height.div_ceil(QUAD) * width,
         }
     }
@@ -62,6 +69,8 @@ impl Order {
         let place = match self {
             Self::Interleaved => y * width + x,
             Self::Stacked => (x + 1) * height.next_multiple_of(QUAD) - height + y,
+            Self::Tall if y == 0 => QUAD * width + x,
+            Self::Tall => QUAD * x + y - 1,
         };
         (place / QUAD, place % QUAD)
     }

@@ -9,6 +9,7 @@ use std::arch::x86_64::{
 use fearless_simd::{Avx2, SimdFrom, f32x8, i8x32, i32x8, u8x32};
 
 use super::pointwise::{Block, COLUMNS, Pointwise, TILE};
+use super::store::store;
 use super::{QUAD, UNPACKED, Weights};
 
 /// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
@@ -63,9 +64,9 @@ macro_rules! tiles {
                             *vectors = loaded(avx2, weights);
                         }
                         $(
-                            let [four, next] = quad.map(|quad| {
-                                _mm256_set1_epi32(i32::from_le_bytes(rows[$row][quad as usize]))
-                            });
+                            let [four, next] = [quad[0] as usize, quad[1] as usize];
+                            let four = _mm256_set1_epi32(i32::from_le_bytes(rows[$row][four]));
+                            let next = _mm256_set1_epi32(i32::from_le_bytes(rows[$row][next]));
                             for register in 0..$registers {
                                 let pairs = _mm256_maddubs_epi16(four, vectors[0][register]);
                                 let next = _mm256_maddubs_epi16(next, vectors[1][register]);
@@ -94,7 +95,7 @@ macro_rules! tiles {
                         let results = packed(avx2, four, multipliers, zero);
                         for (pixel, results) in [pair, second].into_iter().zip(results) {
                             let pixel = &mut output[(first + pixel) * layer.outputs..];
-                            store(&mut pixel[block.first..layer.outputs], results);
+                            store_channels(&mut pixel[block.first..layer.outputs], results);
                         }
                     }
                 }
@@ -157,19 +158,13 @@ fearless_simd::kernel!(
     }
 );
 
-/// Writes 16 results to the beginning of `output`, or as many as it has elements.
-#[inline]
-fn store(output: &mut [u8], results: [u8; COLUMNS]) {
-    if let Some(whole) = output.first_chunk_mut() {
-        *whole = results;
-        return;
-    }
-    // The channel counts of most networks are multiples of 8.
-    if let Some(half) = output.first_chunk_mut::<8>() {
-        half.copy_from_slice(&results[..8]);
-        let rest = &mut output[8..];
-        rest.copy_from_slice(&results[8..][..rest.len()]);
+/// Writes 16 results to the beginning of `output`, or as many as it has elements. The channel counts of
+/// most networks are multiples of 8.
+#[inline(always)]
+fn store_channels(output: &mut [u8], results: [u8; COLUMNS]) {
+    if output.len() == COLUMNS / 2 {
+        store(output, results.as_chunks::<{ COLUMNS / 2 }>().0[0]);
     } else {
-        output.copy_from_slice(&results[..output.len()]);
+        store(output, results);
     }
 }

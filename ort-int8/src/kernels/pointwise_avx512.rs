@@ -10,6 +10,7 @@ use fearless_simd::{Avx512, SimdFrom, f32x16, i8x64, i32x16, u8x64};
 use super::lookup::{find, table_parts};
 use super::pointwise::{COLUMNS, Pointwise, WideBlock};
 use super::requantize_avx512::packed;
+use super::store::store;
 use super::{LANES, QUAD, UNPACKED_WIDE, Weights};
 
 /// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
@@ -105,7 +106,8 @@ macro_rules! tiles {
                         let results: [u8; LANES] = u8x64::simd_from(avx512, results).into();
                         for place in 0..PACKED.min($tile) {
                             let start = (first + $packed + place) * layer.outputs + block.first;
-                            store::<{ LANES / PACKED }>(&mut output[start..], results, place);
+                            let results: &[[u8; LANES / PACKED]] = results.as_chunks().0;
+                            store(&mut output[start..], results[place]);
                         }
                     )*
                 }
@@ -131,27 +133,4 @@ fn place(groups: usize, register: usize) -> (usize, usize) {
         3 => (0, register.min(2)),
         _ => (register / groups, register % groups),
     }
-}
-
-/// Writes part `place` of `results`, which has `N` elements, to the beginning of `output`, or as many as
-/// it has elements.
-#[inline(always)]
-fn store<const N: usize>(output: &mut [u8], results: [u8; LANES], place: usize) {
-    match output.first_chunk_mut() {
-        Some(whole) => *whole = results.as_chunks::<N>().0[place],
-        None => {
-            let results = results.as_chunks::<N>().0[place];
-            store_part(output, &results);
-        }
-    }
-}
-
-/// Writes as many `results` as `output` has elements. Only the last pixels come here. A separate
-/// function: as a part of [`store`], the compiler would call `memcpy` for every pixel, and keep the
-/// registers on the stack meanwhile.
-#[cold]
-#[inline(never)]
-fn store_part(output: &mut [u8], results: &[u8]) {
-    let length = output.len();
-    output.copy_from_slice(&results[..length]);
 }

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::store::store;
 
 /// Parameters for quantizing an fp32 image.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -116,13 +118,7 @@ fearless_simd::kernel!(
             let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
             let q = _mm_adds_epi16(_mm_packs_epi32(low, high), zero);
             let rounded = _mm_cvtsi128_si64(_mm_packus_epi16(q, q)).to_le_bytes();
-            let pixel = &mut pixel[place.start..];
-            if let Some(whole) = pixel.first_chunk_mut::<8>() {
-                *whole = rounded;
-            } else {
-                let length = pixel.len();
-                pixel.copy_from_slice(&rounded[..length]);
-            }
+            store(&mut pixel[place.start..], rounded);
         }
     }
 );
@@ -143,7 +139,7 @@ fearless_simd::kernel!(
             _mm512_min_ps, _mm512_set1_epi32, _mm512_set1_ps,
         };
 
-        use fearless_simd::{SimdBase, SimdFrom, f32x16, u8x16};
+        use fearless_simd::{SimdFrom, f32x16, u8x16};
 
         let zero = f32::from(spec.zero_point);
         let (least, most) = (_mm512_set1_ps(-zero), _mm512_set1_ps(255.0 - zero));
@@ -158,14 +154,7 @@ fearless_simd::kernel!(
             let q = _mm512_min_ps(_mm512_max_ps(q, least), most);
             let q = _mm512_add_epi32(_mm512_cvtps_epi32(q), zero);
             let rounded = u8x16::simd_from(avx512, _mm512_cvtusepi32_epi8(q));
-            let pixel = &mut pixel[place.start..];
-            if let Some(whole) = pixel.first_chunk_mut::<16>() {
-                rounded.store_slice(whole);
-            } else {
-                let rounded: [u8; 16] = rounded.into();
-                let length = pixel.len();
-                pixel.copy_from_slice(&rounded[..length]);
-            }
+            store::<16>(&mut pixel[place.start..], rounded.into());
         }
     }
 );

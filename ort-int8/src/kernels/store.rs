@@ -1,0 +1,23 @@
+//! Writing of results at the end of an output.
+
+/// Writes `results` to the beginning of `output`, or as many of them as it has elements.
+#[inline(always)]
+pub(super) fn store<const N: usize>(output: &mut [u8], results: [u8; N]) {
+    match output.first_chunk_mut() {
+        Some(whole) => *whole = results,
+        None => {
+            let results = results;
+            store_part(output, &results);
+        }
+    }
+}
+
+/// Writes as many `results` as `output` has elements. Only the last pixels or channels come here. A
+/// separate function: as a part of [`store`], the compiler would call `memcpy` for all results, and
+/// kernels would keep their registers on the stack meanwhile.
+#[cold]
+#[inline(never)]
+fn store_part(output: &mut [u8], results: &[u8]) {
+    let length = output.len();
+    output.copy_from_slice(&results[..length]);
+}
