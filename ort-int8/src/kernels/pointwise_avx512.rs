@@ -10,7 +10,6 @@ use fearless_simd::{Avx512, SimdFrom, f32x16, i8x64, i32x16, u8x64};
 use super::lookup::{find, table_parts};
 use super::pointwise::{COLUMNS, Pointwise, WideBlock};
 use super::requantize_avx512::packed;
-use super::store::store;
 use super::{LANES, QUAD, UNPACKED_WIDE, Weights};
 
 /// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
@@ -25,6 +24,59 @@ pub(super) fn run(
     block: &WideBlock,
     pixels: &[u8],
     output: &mut [u8],
+) {
+    let count = pixels.len() / layer.inputs;
+    let written = match block.bias.len() {
+        1 => COLUMNS,
+        2 => 2 * COLUMNS,
+        _ => LANES,
+    };
+    let channels = layer.outputs - block.first;
+    let whole = Place {
+        first: block.first,
+        pitch: layer.outputs,
+    };
+    if channels >= written {
+        return tiles(avx512, layer, block, pixels, (whole, output));
+    }
+    // Registers written for the last pixel would end behind the output.
+    let last = count.min(LAST.max(LANES.div_ceil(layer.outputs)));
+    let (pixels, last_pixels) = pixels.split_at((count - last) * layer.inputs);
+    if !pixels.is_empty() {
+        tiles(avx512, layer, block, pixels, (whole, output));
+    }
+    let mut results = [0; LANES * LANES];
+    let place = Place {
+        first: 0,
+        pitch: LANES,
+    };
+    tiles(avx512, layer, block, last_pixels, (place, &mut results));
+    let output = output[(count - last) * layer.outputs..].chunks_exact_mut(layer.outputs);
+    for (output, results) in output.zip(results.as_chunks::<LANES>().0) {
+        output[block.first..].copy_from_slice(&results[..channels]);
+    }
+}
+
+/// Minimum number of pixels at the end of an output that are computed separately if the registers written
+/// for the last one would end behind the output. It fills a tile.
+const LAST: usize = 8;
+
+/// Where the results of a block are written.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Index of the first result of the first pixel.
+    first: usize,
+    /// Distance from the results of a pixel to those of the next one.
+    pitch: usize,
+}
+
+/// Computes the output channels of `block` in tiles of as many pixels as the registers have room for.
+fn tiles(
+    avx512: Avx512,
+    layer: &Pointwise,
+    block: &WideBlock,
+    pixels: &[u8],
+    output: (Place, &mut [u8]),
 ) {
     let count = pixels.len() / layer.inputs;
     match (block.bias.len(), count) {
@@ -53,10 +105,13 @@ macro_rules! tiles {
                 layer: &Pointwise,
                 block: &WideBlock,
                 pixels: &[u8],
-                output: &mut [u8],
+                output: (Place, &mut [u8]),
             ) {
                 /// Number of pixels whose results are packed into a register.
                 const PACKED: usize = LANES / COLUMNS / $groups;
+                /// Number of results that are written for each pixel.
+                const WRITTEN: usize = LANES / PACKED;
+                let (place, output) = output;
                 let values = pixels.as_chunks::<QUAD>().0;
                 let weights: &[[Weights; $groups]] = block.weights.as_chunks().0;
                 let quads = weights.len();
@@ -88,26 +143,28 @@ macro_rules! tiles {
                             }
                         )*
                     }
+                    let mut results = [zero; $tile];
                     $(
                         let mut four = [zero; 4];
                         let mut factors = [multipliers[0]; 4];
                         for register in 0..4 {
-                            let (place, group) = place($groups, register);
-                            four[register] = sums[($packed + place).min($tile - 1)][group];
+                            let (pixel, group) = place_of($groups, register);
+                            four[register] = sums[($packed + pixel).min($tile - 1)][group];
                             factors[register] = multipliers[group];
                         }
-                        let mut results = _mm512_permutexvar_epi32(
-                            order,
-                            packed(avx512, four, factors, zero),
-                        );
-                        if let Some(table) = table {
-                            results = find(avx512, table, results);
-                        }
-                        let results: [u8; LANES] = u8x64::simd_from(avx512, results).into();
-                        for place in 0..PACKED.min($tile) {
-                            let start = (first + $packed + place) * layer.outputs + block.first;
-                            let results: &[[u8; LANES / PACKED]] = results.as_chunks().0;
-                            store(&mut output[start..], results[place]);
+                        let bytes = packed(avx512, four, factors, zero);
+                        results[$packed] = _mm512_permutexvar_epi32(order, bytes);
+                    )*
+                    if let Some(table) = table {
+                        $(results[$packed] = find(avx512, table, results[$packed]);)*
+                    }
+                    $(
+                        let bytes = u8x64::simd_from(avx512, results[$packed]);
+                        let bytes: [u8; LANES] = bytes.into();
+                        let bytes: &[[u8; WRITTEN]] = bytes.as_chunks().0;
+                        for pixel in 0..PACKED.min($tile) {
+                            let start = place.first + (first + $packed + pixel) * place.pitch;
+                            output[start..start + WRITTEN].copy_from_slice(&bytes[pixel]);
                         }
                     )*
                 }
@@ -128,7 +185,7 @@ tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5, packed from 0 1 2 3 4 5);
 /// Returns the pixel and the group of channels of the sums in one of the four registers that are packed
 /// together, given the number of groups. The last of three groups is packed twice.
 #[inline]
-fn place(groups: usize, register: usize) -> (usize, usize) {
+fn place_of(groups: usize, register: usize) -> (usize, usize) {
     match groups {
         3 => (0, register.min(2)),
         _ => (register / groups, register % groups),
