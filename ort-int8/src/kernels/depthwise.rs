@@ -1,5 +1,7 @@
 //! Depthwise convolutions of uint8 images.
 
+#[cfg(target_arch = "x86_64")]
+use super::blocked::{self, Columns};
 use super::error::{KernelError, check_length};
 use super::isa::Isa;
 use super::phase::{Order, Phase};
@@ -39,7 +41,7 @@ pub struct Depthwise {
     /// Bias, multipliers and weights for each element of a vector. The kernel processes an output
     /// row, `[W, C]`, in vectors of 64 elements, so vector `i` begins at channel `64 * i % C` of
     /// some pixel. The first channel repeats after `phases.len()` vectors: vector `i` uses phase
-    /// `i % phases.len()`.
+    /// `i % phases.len()`. With [`Order::Blocked`], there is a phase for each block of channels.
     pub(super) phases: Vec<Phase>,
     pub(super) table: Option<Box<[u8; 256]>>,
 }
@@ -50,6 +52,8 @@ pub struct Scratch {
     /// `None` before the first call.
     input: Option<Input>,
     last_row: Vec<[u8; LANES]>,
+    #[cfg(target_arch = "x86_64")]
+    columns: Columns,
 }
 
 /// The padded rows of an input image.
@@ -74,9 +78,9 @@ impl Depthwise {
         spec.check()?;
         let isa = isa.for_weights(pairs_fit(&spec.weights, spec.kernel[0] * spec.kernel[1]));
         let channels = spec.bias.len();
-        let count = channels / gcd(channels, LANES);
         let order = Order::of(&spec, isa);
-        let phases = (0..count).map(|index| Phase::new(&spec, order, index * LANES));
+        let phases = order.first_channels(channels).into_iter();
+        let phases = phases.map(|first| Phase::new(&spec, order, first));
         Ok(Self {
             isa,
             order,
@@ -146,6 +150,12 @@ impl Depthwise {
         scratch: &mut Scratch,
     ) -> Result<(), KernelError> {
         let row = self.check_image(image, first_row, output.len())?;
+        #[cfg(target_arch = "x86_64")]
+        if let (Isa::Avx512(avx512), Order::Blocked) = (self.isa, self.order) {
+            let columns = &mut scratch.columns;
+            blocked::run(avx512, self, image, (first_row, row), output, columns);
+            return Ok(());
+        }
         let input = scratch.input.take();
         let input = input.filter(|input| input.width == image.width);
         let mut input = input.unwrap_or_else(|| Input::new(self, image.width));
@@ -212,42 +222,23 @@ impl Depthwise {
         image: Image<'_>,
         y: usize,
     ) -> Vec<&'r [[u8; LANES]]> {
+        let above = self.pad_before(0, image.height);
         let starts: Vec<usize> = (0..self.kernel[0])
-            .map(|tap| self.load(rows, image, y * self.strides[0] + tap * self.dilations[0]))
+            .map(|tap| {
+                let padded = y * self.strides[0] + tap * self.dilations[0];
+                let row = padded.checked_sub(above);
+                rows.load(self, image, row.filter(|row| *row < image.height))
+            })
             .collect();
         let rows = &*rows;
-        let taps = starts
+        let tap = |start: usize, x: usize| rows.tap(self, start, x).as_chunks().0;
+        let mut taps: Vec<_> = starts
             .iter()
-            .flat_map(|start| self.row_taps(rows, *start))
+            .flat_map(|start| (0..self.kernel[1]).map(|x| tap(*start, x)))
             .collect();
-        padded_to_quads(taps)
-    }
-
-    /// Returns the taps of the first row of the kernel, like [`Depthwise::taps`].
-    #[cfg(target_arch = "x86_64")]
-    fn first_row_taps<'r>(
-        &self,
-        rows: &'r mut Rows,
-        image: Image<'_>,
-        y: usize,
-    ) -> Vec<&'r [[u8; LANES]]> {
-        let start = self.load(rows, image, y * self.strides[0]);
-        self.row_taps(rows, start).collect()
-    }
-
-    /// Loads row `padded` of the padded image into `rows`, and returns the byte offset of its slot.
-    pub(super) fn load(&self, rows: &mut Rows, image: Image<'_>, padded: usize) -> usize {
-        let row = padded.checked_sub(self.pad_before(0, image.height));
-        rows.load(self, image, row.filter(|row| *row < image.height))
-    }
-
-    /// Returns the taps of the row at byte offset `start` of `rows`, from left to right.
-    fn row_taps<'r>(
-        &self,
-        rows: &'r Rows,
-        start: usize,
-    ) -> impl Iterator<Item = &'r [[u8; LANES]]> {
-        (0..self.kernel[1]).map(move |x| rows.tap(self, start, x).as_chunks().0)
+        let spare = taps[0];
+        taps.resize(taps.len().next_multiple_of(QUAD), spare);
+        taps
     }
 
     /// Computes output row `y`, in whole vectors.
@@ -256,12 +247,8 @@ impl Depthwise {
         if let (Isa::Avx512(avx512), Some(stack)) = (self.isa, &mut input.stack) {
             let push = |row: &_, stack: &mut _| super::depthwise_avx512::push(avx512, row, stack);
             stack.advance((self, &mut input.rows), image, y, push);
-            let columns = stack.taps(self, &input.rows);
-            if self.order == Order::Tall {
-                let first = self.first_row_taps(&mut input.rows, image, y);
-                return super::depthwise_avx512::tall_row(avx512, self, &columns, &first, output);
-            }
-            return super::depthwise_avx512::stacked_row(avx512, self, &columns, output);
+            let taps = stack.taps(self, &input.rows);
+            return super::depthwise_avx512::stacked_row(avx512, self, &taps, output);
         }
         let taps = &self.taps(&mut input.rows, image, y);
         match self.isa {
@@ -303,7 +290,7 @@ impl Input {
         Self {
             width,
             #[cfg(target_arch = "x86_64")]
-            stack: (layer.order != Order::Interleaved).then(|| Stack::new(&rows)),
+            stack: (layer.order == Order::Stacked).then(|| Stack::new(&rows)),
             rows,
         }
     }
@@ -316,16 +303,4 @@ impl Input {
             stack.clear();
         }
     }
-}
-
-/// Pads a list of taps to a multiple of four with copies of the first one.
-fn padded_to_quads(mut taps: Vec<&[[u8; LANES]]>) -> Vec<&[[u8; LANES]]> {
-    let spare = taps[0];
-    taps.resize(taps.len().next_multiple_of(QUAD), spare);
-    taps
-}
-
-/// Returns the greatest common divisor of `a` and `b`.
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -2,18 +2,18 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_cvtepu8_epi32, _mm512_dpbusd_epi32, _mm512_permutexvar_epi32,
-    _mm512_set1_epi16, _mm512_shrdi_epi32, _mm512_shuffle_i32x4, _mm512_unpackhi_epi8,
-    _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
+    _mm512_set1_epi16, _mm512_shrdi_epi32, _mm512_unpackhi_epi8, _mm512_unpackhi_epi16,
+    _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
 use fearless_simd::{Avx512, SimdBase, SimdFrom, f32x16, i8x64, i32x16, u8x16, u8x64};
 
 use super::depthwise::Depthwise;
 use super::lookup::{find, table_parts};
-use super::phase::{COLUMNS, TALL};
+use super::phase::COLUMNS;
 use super::requantize_avx512::packed;
 use super::stack::STACKED;
-use super::{LANES, QUAD, UNPACKED_WIDE, Weights};
+use super::{LANES, QUAD, UNPACKED_WIDE};
 
 /// Computes an output row. `taps` holds, for each tap of the convolution kernel, the input bytes
 /// that the weights of the tap multiply, cut into vectors of 64 bytes.
@@ -192,94 +192,6 @@ fearless_simd::kernel!(
                 index += step;
             }
         }
-    }
-);
-
-fearless_simd::kernel!(
-    /// Computes an output row of a convolution kernel of five rows and columns in vectors of 64 elements,
-    /// like [`stacked_row`]. `columns` are the results of [`Stack::taps`](super::stack::Stack::taps),
-    /// which have the last four rows, and `first` are the taps of the first row: four of them are
-    /// interleaved for each output, and the fifth one is extended to 32 bits.
-    pub(super) fn tall_row(
-        avx512: Avx512,
-        layer: &Depthwise,
-        columns: &[&[[u8; STACKED]]],
-        first: &[&[[u8; LANES]]],
-        output: &mut [[u8; LANES]],
-    ) {
-        let zero = _mm512_set1_epi16(i16::from(layer.output_zero_point));
-        let order: __m512i = i32x16::simd_from(avx512, UNPACKED_WIDE).into();
-        let table = layer.table.as_deref();
-        let table = table.map(|table| table_parts(avx512, table));
-        let columns: [_; TALL] = cut(columns, output.len());
-        let [a, b, c, d, last]: [_; TALL] = cut(first, output.len());
-        let step = layer.phases.len();
-        for (first, phase) in layer.phases.iter().enumerate() {
-            let weights: &[[Weights; 4]; TALL + 2] = match phase.weights.first_chunk() {
-                Some(weights) => weights,
-                None => return,
-            };
-            let bias = phase
-                .bias
-                .map(|bias| -> __m512i { i32x16::simd_from(avx512, bias).into() });
-            let multipliers = phase
-                .multipliers
-                .map(|multipliers| -> __m512 { f32x16::simd_from(avx512, multipliers).into() });
-            let mut index = first;
-            while index < output.len() {
-                let mut sums = bias;
-                for column in 0..TALL {
-                    let rows = columns[column][index].as_chunks::<LANES>().0;
-                    for part in 0..4 {
-                        let rows = u8x64::simd_from(avx512, rows[part]).into();
-                        let weights = i8x64::simd_from(avx512, weights[column][part].0).into();
-                        sums[part] = _mm512_dpbusd_epi32(sums[part], rows, weights);
-                    }
-                }
-                let taps = loaded(avx512, [a, b, c, d], index);
-                let parts = in_order(avx512, interleaved(avx512, taps));
-                let values = last[index].as_chunks::<16>().0;
-                for part in 0..4 {
-                    let four = i8x64::simd_from(avx512, weights[TALL][part].0).into();
-                    sums[part] = _mm512_dpbusd_epi32(sums[part], parts[part], four);
-                    let value = _mm512_cvtepu8_epi32(u8x16::simd_from(avx512, values[part]).into());
-                    let one = i8x64::simd_from(avx512, weights[TALL + 1][part].0).into();
-                    sums[part] = _mm512_dpbusd_epi32(sums[part], value, one);
-                }
-                let results = packed(avx512, sums, multipliers, zero);
-                let mut results = _mm512_permutexvar_epi32(order, results);
-                if let Some(table) = table {
-                    results = find(avx512, table, results);
-                }
-                u8x64::simd_from(avx512, results).store_slice(&mut output[index]);
-                index += step;
-            }
-        }
-    }
-);
-
-fearless_simd::kernel!(
-    /// Reorders the results of `interleaved`, so that register `k` holds elements `16 k` to `16 k + 15`.
-    #[inline(always)]
-    fn in_order(_avx512: Avx512, parts: [__m512i; 4]) -> [__m512i; 4] {
-        /// Selects parts 0 and 2, or 1 and 3, of 128 bits of each of two registers.
-        const EVEN: i32 = 0b10_00_10_00;
-        const ODD: i32 = 0b11_01_11_01;
-        let [a, b, c, d] = parts;
-        let (even, odd) = (
-            _mm512_shuffle_i32x4::<EVEN>(a, b),
-            _mm512_shuffle_i32x4::<ODD>(a, b),
-        );
-        let (even_2, odd_2) = (
-            _mm512_shuffle_i32x4::<EVEN>(c, d),
-            _mm512_shuffle_i32x4::<ODD>(c, d),
-        );
-        [
-            _mm512_shuffle_i32x4::<EVEN>(even, even_2),
-            _mm512_shuffle_i32x4::<EVEN>(odd, odd_2),
-            _mm512_shuffle_i32x4::<ODD>(even, even_2),
-            _mm512_shuffle_i32x4::<ODD>(odd, odd_2),
-        ]
     }
 );
 

@@ -9,6 +9,10 @@
 //! Not here: ONNX graphs and ONNX Runtime. The kernels read and write slices.
 
 mod add;
+#[cfg(target_arch = "x86_64")]
+mod blocked;
+#[cfg(target_arch = "x86_64")]
+mod blocked_avx512;
 mod depthwise;
 #[cfg(target_arch = "x86_64")]
 mod depthwise_avx2;

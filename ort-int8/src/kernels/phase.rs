@@ -6,8 +6,8 @@ use super::{LANES, QUAD, Weights};
 
 /// Number of columns of the convolution kernels that [`Order::Stacked`] is for.
 pub(super) const COLUMNS: usize = 3;
-/// Number of rows and columns of the convolution kernels that [`Order::Tall`] is for.
-pub(super) const TALL: usize = 5;
+/// Number of rows and columns of the convolution kernels that [`Order::Blocked`] is for.
+pub(super) const SIDE: usize = 5;
 
 /// Constants for the 64 elements of one vector, in four parts of 16 elements, in the order of the
 /// registers of 32-bit sums: see [`Order`].
@@ -29,21 +29,34 @@ pub(super) enum Order {
     /// `16 k + 15`. A group of four weights belongs to a column; the weight of the last row is the last
     /// one of the group.
     Stacked,
-    /// As [`Order::Stacked`], for a convolution kernel that is one row taller than the stack. The groups
-    /// of the columns have the weights of the last four rows, and the groups behind them those of the
-    /// first row from left to right.
-    Tall,
+    /// A vector holds 64 channels of one pixel, and there is a phase for each block of 64 channels. The parts
+    /// are those of [`Order::Stacked`]. Each column of the convolution kernel, which has five rows, has two
+    /// groups: the weight of the first row, and the weights of the last four.
+    Blocked,
 }
 
 impl Order {
     /// Returns the order that is faster for a convolution.
     pub(super) fn of(spec: &DepthwiseSpec, isa: Isa) -> Self {
-        let window = (spec.kernel, spec.strides, spec.dilations[0]);
+        let window = (spec.kernel, spec.strides, spec.dilations);
         match window {
-            ([3, COLUMNS], [1, 1], 1) if isa.is_avx512() => Self::Stacked,
-            ([TALL, TALL], [1, 1], 1) if isa.is_avx512() => Self::Tall,
+            ([3, COLUMNS], [1, 1], [1, _]) if isa.is_avx512() => Self::Stacked,
+            ([SIDE, SIDE], [1, 1] | [2, 2], [1, 1])
+                if isa.is_avx512() && spec.bias.len() >= LANES =>
+            {
+                Self::Blocked
+            }
             _ => Self::Interleaved,
         }
+    }
+
+    /// Returns the first channel of each [`Phase`] of a convolution of `channels` channels.
+    pub(super) fn first_channels(self, channels: usize) -> Vec<usize> {
+        let count = match self {
+            Self::Interleaved | Self::Stacked => channels / gcd(channels, LANES),
+            Self::Blocked => return first_channels(channels).collect(),
+        };
+        (0..count).map(|index| index * LANES % channels).collect()
     }
 
     /// Returns the part of a [`Phase`] that holds element `lane` of a vector, and the index of the
@@ -51,15 +64,15 @@ impl Order {
     pub(super) fn place(self, lane: usize) -> (usize, usize) {
         match self {
             Self::Interleaved => (lane % 16 / 4, lane / 16 * 4 + lane % 4),
-            Self::Stacked | Self::Tall => (lane / 16, lane % 16),
+            Self::Stacked | Self::Blocked => (lane / 16, lane % 16),
         }
     }
 
     /// Returns the number of groups of weights of a convolution kernel of `[height, width]` pixels.
     fn groups(self, [height, width]: [usize; 2]) -> usize {
         match self {
-            Self::Interleaved | Self::Tall => (height * width).div_ceil(QUAD),
-            Self::Stacked => height.div_ceil(QUAD) * width,
+            Self::Interleaved => (height * width).div_ceil(QUAD),
+            Self::Stacked | Self::Blocked => height.div_ceil(QUAD) * width,
         }
     }
 
@@ -68,9 +81,8 @@ impl Order {
     fn weight(self, [height, width]: [usize; 2], y: usize, x: usize) -> (usize, usize) {
         let place = match self {
             Self::Interleaved => y * width + x,
-            Self::Stacked => (x + 1) * height.next_multiple_of(QUAD) - height + y,
-            Self::Tall if y == 0 => QUAD * width + x,
-            Self::Tall => QUAD * x + y - 1,
+            Self::Blocked if y == 0 => 2 * QUAD * x,
+            Self::Stacked | Self::Blocked => (x + 1) * height.next_multiple_of(QUAD) - height + y,
         };
         (place / QUAD, place % QUAD)
     }
@@ -105,4 +117,18 @@ impl Phase {
         }
         phase
     }
+}
+
+/// Returns the index of the first channel of each block of 64 channels. The last block overlaps the one before
+/// if the blocks do not divide the number of channels, which is at least 64.
+pub(super) fn first_channels(channels: usize) -> impl Iterator<Item = usize> {
+    let last = channels.saturating_sub(LANES);
+    (0..channels)
+        .step_by(LANES)
+        .map(move |first| first.min(last))
+}
+
+/// Returns the greatest common divisor of `a` and `b`.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }

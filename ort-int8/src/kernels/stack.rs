@@ -48,9 +48,11 @@ impl Stack {
         let first = y * layer.strides[0];
         let last = first + layer.kernel[0] - 1;
         let next = self.latest.map_or(first, |latest| first.max(latest + 1));
+        let above = layer.pad_before(0, image.height);
         let stack = self.bytes[self.start..].as_chunks_mut().0;
         for padded in next..=last {
-            let row = layer.load(rows, image, padded);
+            let row = padded.checked_sub(above);
+            let row = rows.load(layer, image, row.filter(|row| *row < image.height));
             push(rows.vectors_at(row), stack);
         }
         self.latest = Some(last);

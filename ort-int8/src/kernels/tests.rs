@@ -126,10 +126,40 @@ fn same_upper_padding_equals_the_definition() {
         (2, 1, 1),
         (3, 4, 1),
     ] {
-        let mut spec = spec(24, window(kernel, stride, dilation));
-        spec.same_upper = true;
-        for size in [[8, 9], [7, 7], [1, 2], [12, 5]] {
-            check(&spec, size);
+        for channels in [24, 72] {
+            let mut spec = spec(channels, window(kernel, stride, dilation));
+            spec.same_upper = true;
+            for size in [[8, 9], [7, 7], [1, 2], [12, 5]] {
+                check(&spec, size);
+            }
+        }
+    }
+}
+
+#[test]
+fn padding_beside_images_of_another_width_is_exact() {
+    for (channels, stride) in [(72, 1), (72, 2), (24, 2)] {
+        let spec = spec(channels, window(5, stride, 1));
+        for isa in Isa::available() {
+            let layer = Depthwise::new(spec.clone(), isa).unwrap();
+            let mut scratch = Scratch::default();
+            // With a stride of 2, images of 13 and 14 pixels have outputs of the same width.
+            for width in [14, 13, 14, 7] {
+                let data = noise(width as u64).map(|value| value as u8);
+                let data: Vec<u8> = data.take(3 * width * channels).collect();
+                let image = Image {
+                    data: &data,
+                    height: 3,
+                    width,
+                };
+                let expected = reference::depthwise(&spec, image);
+                let mut got = vec![0; expected.len()];
+                layer.run(image, 0, &mut got, &mut scratch).unwrap();
+                assert!(
+                    got == expected,
+                    "{isa:?}: {channels} channels, {width} pixels"
+                );
+            }
         }
     }
 }
