@@ -12,9 +12,11 @@ use super::{Depthwise, Image, LANES};
 /// output pixels are then neighbors in a plane, so every tap reads whole vectors.
 pub(super) struct Rows {
     bytes: Vec<u8>,
+    /// Index of the first byte of the slots, whose address is a multiple of a cache line.
+    start: usize,
     /// Index of the image row in each slot of the ring. `None` if the slot is empty.
     held: Vec<Option<usize>>,
-    /// Size of a plane in bytes, including the room for a vector at its end.
+    /// Size of a plane in bytes, including the room for a vector at its end, in whole cache lines.
     plane: usize,
     /// Size of a stored row in bytes: all of its planes.
     row: usize,
@@ -28,12 +30,15 @@ impl Rows {
         let pixels = windows + (layer.kernel[1] - 1) * layer.dilations[1] / stride;
         // A vector that begins at the last byte of a plane's last pixel still reads 64 bytes, so
         // each plane ends with room for a vector.
-        let plane = pixels * layer.channels + LANES;
+        let plane = (pixels * layer.channels + LANES).next_multiple_of(LANES);
         let row = plane * stride;
         let slots = (layer.kernel[0] - 1) * layer.dilations[0] + 1;
+        let bytes = vec![layer.input_zero_point; (slots + 1) * row + LANES];
+        // A start of 0 is correct, too, if the address is not known.
+        let start = bytes.as_ptr().align_offset(LANES).min(LANES);
         Self {
-            // `vectors_at` reads whole vectors, also of the last row.
-            bytes: vec![layer.input_zero_point; (slots + 1) * row + LANES],
+            bytes,
+            start,
             held: vec![None; slots],
             plane,
             row,
@@ -58,7 +63,7 @@ impl Rows {
         if self.held[slot] != Some(y) {
             let length = image.width * layer.channels;
             let source = &image.data[y * length..][..length];
-            let row = &mut self.bytes[start..][..self.row];
+            let row = &mut self.bytes[self.start + start..][..self.row];
             copy(layer, source, row, self.plane);
             self.held[slot] = Some(y);
         }
@@ -69,7 +74,7 @@ impl Rows {
     /// `start`: one pixel for each output pixel of the row, from left to right, and the bytes
     /// behind them in the plane.
     pub(super) fn tap(&self, layer: &Depthwise, start: usize, x: usize) -> &[u8] {
-        &self.bytes[self.place(layer, start, x)]
+        &self.bytes[self.start..][self.place(layer, start, x)]
     }
 
     /// Returns the place in the ring of the bytes that [`Rows::tap`] returns.
@@ -82,13 +87,12 @@ impl Rows {
 
     /// Returns the number of vectors that hold a stored row.
     pub(super) fn vectors(&self) -> usize {
-        self.row.div_ceil(LANES)
+        self.row / LANES
     }
 
-    /// Returns the stored row at byte offset `start`, in vectors. The bytes behind the row have no
-    /// meaning.
+    /// Returns the stored row at byte offset `start`, in vectors.
     pub(super) fn vectors_at(&self, start: usize) -> &[[u8; LANES]] {
-        &self.bytes[start..].as_chunks().0[..self.vectors()]
+        &self.bytes[self.start + start..].as_chunks().0[..self.vectors()]
     }
 }
 
