@@ -1,8 +1,10 @@
 //! Compares the speed of an fp32 model, its int8 model in ONNX Runtime alone, and its int8 model with
 //! this crate's operators: `speedup FP32.onnx INT8.onnx [SIZE [PROFILE]]`.
 //!
-//! The three sessions have one thread and run in turn on images of SIZE x SIZE pixels (224); the
-//! output has median CPU times in milliseconds and speedups over fp32. With PROFILE, ONNX Runtime writes the
+//! The three sessions have one thread and take turns of several runs on an image of SIZE x SIZE pixels
+//! (224), as a server runs one network for some time; the first runs of a turn, which find the data of
+//! another session in the caches, are not counted. The output has median CPU times in milliseconds and
+//! speedups over fp32. With PROFILE, ONNX Runtime writes the
 //! time of each node of the two int8 sessions to JSON files whose names begin with PROFILE.
 //!
 //! The library of ONNX Runtime is the one named by `ORT_DYLIB_PATH`.
@@ -17,10 +19,12 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Number of measured runs of each session.
-const RUNS: usize = 200;
-/// Number of runs of each session before the measured ones.
-const WARM_UP: usize = 20;
+/// Number of turns of each session, and of runs in a turn.
+const TURNS: usize = 12;
+const RUNS: usize = 20;
+/// Number of turns, and of runs in a turn, that are not counted.
+const TURNS_BEFORE: usize = 2;
+const RUNS_BEFORE: usize = 2;
 const MAX_INPUT: usize = 3 * 1_500_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -81,18 +85,20 @@ fn medians<const N: usize>(
     let pixels: Vec<f32> = pixels.collect();
     let image = Tensor::from_array(([1, 3, size, size], pixels))?;
     let mut times = [const { Vec::new() }; N];
-    for run in 0..WARM_UP + RUNS {
+    for turn in 0..TURNS {
         for (session, times) in sessions.iter_mut().zip(&mut times) {
-            let start = cpu_time();
-            session.run([SessionInputValue::from(&image)])?;
-            if run >= WARM_UP {
-                times.push(cpu_time() - start);
+            for run in 0..RUNS {
+                let start = cpu_time();
+                session.run([SessionInputValue::from(&image)])?;
+                if turn >= TURNS_BEFORE && run >= RUNS_BEFORE {
+                    times.push(cpu_time() - start);
+                }
             }
         }
     }
     Ok(times.map(|mut times| {
         times.sort_by(f64::total_cmp);
-        times[RUNS / 2]
+        times[times.len() / 2]
     }))
 }
 
