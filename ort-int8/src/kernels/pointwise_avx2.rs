@@ -160,7 +160,7 @@ fearless_simd::kernel!(
 
 /// Writes 16 results to the beginning of `output`, or as many as it has elements. The channel counts of
 /// most networks are multiples of 8.
-#[inline(always)]
+#[inline]
 fn store_channels(output: &mut [u8], results: [u8; COLUMNS]) {
     if output.len() == COLUMNS / 2 {
         store(output, results.as_chunks::<{ COLUMNS / 2 }>().0[0]);

@@ -1,14 +1,14 @@
 //! Writing of results at the end of an output.
 
 /// Writes `results` to the beginning of `output`, or as many of them as it has elements.
-#[inline(always)]
+#[inline]
 pub(super) fn store<const N: usize>(output: &mut [u8], results: [u8; N]) {
-    match output.first_chunk_mut() {
-        Some(whole) => *whole = results,
-        None => {
-            let results = results;
-            store_part(output, &results);
-        }
+    if let Some(whole) = output.first_chunk_mut() {
+        *whole = results;
+    } else {
+        // Only this copy is in memory; the results that are stored above stay in a register.
+        let copy = results;
+        store_part(output, &copy);
     }
 }
 
