@@ -10,13 +10,14 @@ use ort_int8::kernels::{
 
 /// Depthwise layers as (channels, height and width of the image in pixels, height and width of the
 /// kernel, stride).
-const LAYERS: [(usize, usize, usize, usize); 9] = [
+const LAYERS: [(usize, usize, usize, usize); 10] = [
     (32, 112, 3, 1),
     (96, 112, 3, 2),
     (144, 56, 3, 1),
     (576, 14, 3, 1),
     (16, 112, 3, 1),
     (72, 56, 3, 1),
+    (72, 56, 5, 2),
     (120, 28, 5, 1),
     (672, 14, 5, 2),
     (960, 7, 5, 1),

@@ -19,11 +19,13 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Number of turns of each session, and of runs in a turn.
+/// Number of turns of each session.
 const TURNS: usize = 12;
-const RUNS: usize = 20;
-/// Number of turns, and of runs in a turn, that are not counted.
+/// Number of the first turns whose runs are not counted.
 const TURNS_BEFORE: usize = 2;
+/// Number of runs in a turn.
+const RUNS: usize = 20;
+/// Number of the first runs in a turn that are not counted.
 const RUNS_BEFORE: usize = 2;
 const MAX_INPUT: usize = 3 * 1_500_000;
 

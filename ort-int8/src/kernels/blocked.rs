@@ -1,9 +1,9 @@
 //! Depthwise convolutions of five rows and columns that compute 64 channels of all rows before the next 64
 //! channels.
 //!
-//! The values of a block of channels that an output row reads fit into the first-level cache, and so do the
-//! block's constants. Neighboring pixels of a block are 64 bytes apart, so that all vectors are aligned,
-//! whatever the number of channels. Convolutions of three rows are faster in whole rows.
+//! The values of a block of channels that an output row reads, 512 bytes for each column, fit into the
+//! first-level cache for images of up to about 90 columns, and so do the block's constants. All vectors of a
+//! column are aligned, whatever the number of channels. Convolutions of three rows are faster in whole rows.
 
 use std::mem::swap;
 
@@ -26,8 +26,9 @@ pub(super) struct Column(pub(super) [u8; COLUMN]);
 /// Buffers that a convolution reuses in its next call.
 #[derive(Default)]
 pub(super) struct Columns {
-    /// Width in pixels of the images for which there is room.
-    width: usize,
+    /// Width in pixels of the images for which there is room, number of columns, and the padding. `None`
+    /// before the first call.
+    layout: Option<(usize, usize, u8)>,
     /// The columns of the four latest rows.
     latest: Vec<Column>,
     /// The columns of the four rows before the latest one was added.
@@ -63,18 +64,19 @@ pub(super) fn run(
 
 impl Columns {
     /// Makes room for images of `width` pixels, whose output rows have `row_len` elements, and fills it
-    /// with padding if they had another width before. The columns beside the image always hold padding; the
-    /// others are filled by the rows of the first output row.
+    /// with padding, unless it has this layout. The columns beside the image always hold padding; the others
+    /// are filled by the rows of the first output row.
     fn resize(&mut self, layer: &Depthwise, width: usize, row_len: usize) {
-        if self.width == width {
-            return;
-        }
         let windows = row_len / layer.channels;
         let count = windows.saturating_sub(1) * layer.strides[1] + layer.kernel[1];
+        let layout = Some((width, count, layer.input_zero_point));
+        if self.layout == layout {
+            return;
+        }
         let padding = Column([layer.input_zero_point; COLUMN]);
         self.latest = vec![padding; count];
         self.before = vec![padding; count];
-        self.width = width;
+        self.layout = layout;
     }
 
     /// Adds 64 channels, from channel `first` on, of row `padded` of the padded image.
@@ -93,7 +95,10 @@ impl Columns {
         let row = row.filter(|row| *row < image.height);
         let padding = [layer.input_zero_point; LANES];
         let (values, channels) = match row {
-            Some(row) => (&image.data[row * length..][first..length], layer.channels),
+            Some(row) => {
+                let row = &image.data[row * length..][..length];
+                (row.get(first..).unwrap_or_default(), layer.channels)
+            }
             None => (&padding[..], 0),
         };
         let pixels = Pixels {

@@ -26,7 +26,8 @@ pub(super) struct Pixels<'a> {
 }
 
 fearless_simd::kernel!(
-    /// Adds a row of `pixels` to the columns of the four latest rows, in which it replaces the oldest one.
+    /// Adds a row of `pixels` to the columns of the four latest rows, in which it replaces the oldest one:
+    /// `vpshrdd` moves the values of the other rows down by a byte and the new value in.
     pub(super) fn push(
         avx512: Avx512,
         pixels: Pixels<'_>,
@@ -35,10 +36,7 @@ fearless_simd::kernel!(
     ) {
         let columns = before.iter().zip(latest).take(pixels.count);
         for (index, (before, latest)) in columns.enumerate() {
-            let Some(values) = pixels.values[index * pixels.channels..].first_chunk::<LANES>()
-            else {
-                return;
-            };
+            let values = &pixels.values[index * pixels.channels..][..LANES];
             let values = values.as_chunks::<16>().0.iter();
             let columns = before.0.as_chunks::<LANES>().0.iter();
             let columns = columns.zip(latest.0.as_chunks_mut::<LANES>().0);
@@ -91,9 +89,7 @@ macro_rules! tiles {
             ) {
                 /// Number of columns that a tile reads.
                 const SPAN: usize = ($tile - 1) * $stride + SIDE;
-                let Some(weights) = phase.weights.first_chunk::<{ 2 * SIDE }>() else {
-                    return;
-                };
+                let weights = &phase.weights[..2 * SIDE];
                 let count = output.len().div_ceil(layer.channels);
                 let zero = _mm512_set1_epi16(i16::from(layer.output_zero_point));
                 let order: __m512i = i32x16::simd_from(avx512, UNPACKED_WIDE).into();
@@ -103,11 +99,8 @@ macro_rules! tiles {
                     [$(f32x16::simd_from(avx512, phase.multipliers[$part]).into()),*];
                 for start in (0..count).step_by($tile) {
                     let first = start.min(count - $tile);
-                    let before = columns[0][first * $stride..].first_chunk::<SPAN>();
-                    let latest = columns[1][first * $stride..].first_chunk::<SPAN>();
-                    let (Some(before), Some(latest)) = (before, latest) else {
-                        return;
-                    };
+                    let before = &columns[0][first * $stride..][..SPAN];
+                    let latest = &columns[1][first * $stride..][..SPAN];
                     let sums = [$({
                         let bias: __m512i = i32x16::simd_from(avx512, phase.bias[$part]).into();
                         let mut sums = [bias; $tile];

@@ -46,12 +46,13 @@ pub struct Depthwise {
     pub(super) table: Option<Box<[u8; 256]>>,
 }
 
-/// Buffers that a convolution reuses in its next call.
+/// Buffers that a convolution reuses in its next call. Each convolution needs its own.
 #[derive(Default)]
 pub struct Scratch {
-    /// `None` before the first call.
+    /// `None` before the first call, and with [`Order::Blocked`].
     input: Option<Input>,
     last_row: Vec<[u8; LANES]>,
+    /// Empty unless the order is [`Order::Blocked`].
     #[cfg(target_arch = "x86_64")]
     columns: Columns,
 }

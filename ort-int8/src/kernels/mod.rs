@@ -6,6 +6,10 @@
 //! those of ONNX Runtime's own kernels. Each kernel has a form for each [`Isa`] that gains from it, and
 //! a scalar form.
 //!
+//! The kernels for vector instructions load, compute and store in loops over arrays, not in closures: the
+//! compiler inlines a closure into a kernel or not from one build to the next, and a call for each vector
+//! takes longer than its work.
+//!
 //! Not here: ONNX graphs and ONNX Runtime. The kernels read and write slices.
 
 mod add;

@@ -343,9 +343,11 @@ mod tests {
     #[test]
     fn every_instruction_set_equals_the_definition() {
         for inputs in [4, 8, 12, 16, 20, 36, 100] {
-            for outputs in [1, 7, 8, 15, 16, 17, 24, 32, 40, 48, 49, 72, 80, 112, 160] {
+            for outputs in [
+                1, 2, 7, 8, 15, 16, 17, 24, 32, 40, 48, 49, 72, 80, 112, 120, 160, 184,
+            ] {
                 let spec = spec(inputs, outputs);
-                for count in [0, 1, 2, 3, 4, 5, 7, 13, 16, 29, 49] {
+                for count in [0, 1, 2, 3, 4, 5, 7, 13, 15, 16, 29, 49, 64, 71, 72, 80] {
                     let pixels = noise(count as u64).map(|value| value as u8);
                     let pixels: Vec<u8> = pixels.take(count * inputs).collect();
                     let expected = reference(&spec, &pixels);

@@ -37,20 +37,21 @@ pub(super) fn run(
         pitch: layer.outputs,
     };
     if channels >= written {
-        return tiles(avx512, layer, block, pixels, (whole, output));
+        return run_tiles(avx512, layer, block, pixels, (whole, output));
     }
-    // Registers written for the last pixel would end behind the output.
-    let last = count.min(LAST.max(LANES.div_ceil(layer.outputs)));
+    // Registers written for the last pixels would end behind the output.
+    let last = LAST.max(LANES.div_ceil(layer.outputs));
+    let last = if count < last + LAST { count } else { last };
     let (pixels, last_pixels) = pixels.split_at((count - last) * layer.inputs);
     if !pixels.is_empty() {
-        tiles(avx512, layer, block, pixels, (whole, output));
+        run_tiles(avx512, layer, block, pixels, (whole, output));
     }
-    let mut results = [0; LANES * LANES];
+    let mut results = [0; (LANES + LAST) * LANES];
     let place = Place {
         first: 0,
         pitch: LANES,
     };
-    tiles(avx512, layer, block, last_pixels, (place, &mut results));
+    run_tiles(avx512, layer, block, last_pixels, (place, &mut results));
     let output = output[(count - last) * layer.outputs..].chunks_exact_mut(layer.outputs);
     for (output, results) in output.zip(results.as_chunks::<LANES>().0) {
         output[block.first..].copy_from_slice(&results[..channels]);
@@ -58,7 +59,8 @@ pub(super) fn run(
 }
 
 /// Minimum number of pixels at the end of an output that are computed separately if the registers written
-/// for the last one would end behind the output. It fills a tile.
+/// for the last ones would end behind the output, and minimum number of pixels before them: they fill a
+/// tile of any size. More are computed separately if a pixel has fewer than 8 channels.
 const LAST: usize = 8;
 
 /// Where the results of a block are written.
@@ -71,7 +73,7 @@ struct Place {
 }
 
 /// Computes the output channels of `block` in tiles of as many pixels as the registers have room for.
-fn tiles(
+fn run_tiles(
     avx512: Avx512,
     layer: &Pointwise,
     block: &WideBlock,
@@ -148,7 +150,7 @@ macro_rules! tiles {
                         let mut four = [zero; 4];
                         let mut factors = [multipliers[0]; 4];
                         for register in 0..4 {
-                            let (pixel, group) = place_of($groups, register);
+                            let (pixel, group) = source($groups, register);
                             four[register] = sums[($packed + pixel).min($tile - 1)][group];
                             factors[register] = multipliers[group];
                         }
@@ -185,7 +187,7 @@ tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5, packed from 0 1 2 3 4 5);
 /// Returns the pixel and the group of channels of the sums in one of the four registers that are packed
 /// together, given the number of groups. The last of three groups is packed twice.
 #[inline]
-fn place_of(groups: usize, register: usize) -> (usize, usize) {
+fn source(groups: usize, register: usize) -> (usize, usize) {
     match groups {
         3 => (0, register.min(2)),
         _ => (register / groups, register % groups),

@@ -34,7 +34,7 @@ impl Rows {
         let row = plane * stride;
         let slots = (layer.kernel[0] - 1) * layer.dilations[0] + 1;
         let bytes = vec![layer.input_zero_point; (slots + 1) * row + LANES];
-        // A start of 0 is correct, too, if the address is not known.
+        // Any start is correct if the address is not known.
         let start = bytes.as_ptr().align_offset(LANES).min(LANES);
         Self {
             bytes,

@@ -22,7 +22,7 @@ impl Stack {
     /// Allocates a stack of rows that are as long as those of `rows`.
     pub(super) fn new(rows: &Rows) -> Self {
         let bytes = vec![0; rows.vectors() * STACKED + LANES];
-        // A start of 0 is correct, too, if the address is not known.
+        // Any start is correct if the address is not known.
         let start = bytes.as_ptr().align_offset(LANES).min(LANES);
         Self {
             bytes,

@@ -1,4 +1,4 @@
-//! Writing of results at the end of an output.
+//! Writing of a register of results of which the output may have room for a part only.
 
 /// Writes `results` to the beginning of `output`, or as many of them as it has elements.
 #[inline]
@@ -12,7 +12,7 @@ pub(super) fn store<const N: usize>(output: &mut [u8], results: [u8; N]) {
     }
 }
 
-/// Writes as many `results` as `output` has elements. Only the last pixels or channels come here. A
+/// Writes as many `results` as `output` has elements: the last channels, if they do not fill a register. A
 /// separate function: as a part of [`store`], the compiler would call `memcpy` for all results, and
 /// kernels would keep their registers on the stack meanwhile.
 #[cold]

@@ -174,6 +174,22 @@ fn asymmetric_windows_equal_the_definition() {
     odd.pads = [2, 0, 0, 3];
     odd.strides = [1, 3];
     check(&odd, [6, 19]);
+    for (channels, stride) in [(65, 1), (72, 2), (200, 1), (200, 2)] {
+        let mut wide = spec(channels, window(5, stride, 1));
+        for pads in [[0, 3, 4, 0], [9, 9, 9, 9], [0; 4], [2, 4, 2, 4]] {
+            wide.pads = pads;
+            check(&wide, [9, 8]);
+            check(&wide, [5, 14]);
+        }
+        wide.table = match wide.table {
+            Some(_) => None,
+            None => Some(Box::new(std::array::from_fn(|value| !value as u8))),
+        };
+        check(&wide, [6, 11]);
+        // Every pixel of an image without columns is padding.
+        wide.pads = [2, 4, 2, 4];
+        check(&wide, [5, 0]);
+    }
     check(&spec(1000, window(1, 1, 1)), [2, 3]);
     check(&spec(999, window(3, 1, 1)), [3, 2]);
     check(&spec(16, window(7, 2, 1)), [20, 20]);
@@ -181,24 +197,26 @@ fn asymmetric_windows_equal_the_definition() {
 
 #[test]
 fn largest_and_smallest_values_are_exact() {
-    for (value, weight) in [127, 64, -64, -128]
-        .map(|weight| [(255, weight), (0, weight)])
-        .concat()
-    {
-        let mut spec = spec(24, window(5, 1, 1));
-        spec.input_zero_point = 255 - value;
-        spec.weights.fill(weight);
-        spec.table = None;
-        for multiplier in [1e-6, 1e-3, 0.5] {
-            spec.multipliers.fill(multiplier);
-            let image = Image {
-                data: &[value; 6 * 7 * 24],
-                height: 6,
-                width: 7,
-            };
-            let expected = reference::depthwise(&spec, image);
-            for isa in Isa::available() {
-                check_image(&spec, isa, image, &expected);
+    for channels in [24, 72] {
+        for (value, weight) in [127, 64, -64, -128]
+            .map(|weight| [(255, weight), (0, weight)])
+            .concat()
+        {
+            let mut spec = spec(channels, window(5, 1, 1));
+            spec.input_zero_point = 255 - value;
+            spec.weights.fill(weight);
+            spec.table = None;
+            for multiplier in [1e-6, 1e-3, 0.5] {
+                spec.multipliers.fill(multiplier);
+                let image = Image {
+                    data: &vec![value; 6 * 7 * channels],
+                    height: 6,
+                    width: 7,
+                };
+                let expected = reference::depthwise(&spec, image);
+                for isa in Isa::available() {
+                    check_image(&spec, isa, image, &expected);
+                }
             }
         }
     }
