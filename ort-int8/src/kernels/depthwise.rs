@@ -9,7 +9,7 @@ use super::requantize::{pairs_fit, requantize};
 use super::rows::Rows;
 use super::spec::DepthwiseSpec;
 #[cfg(target_arch = "x86_64")]
-use super::stack::Stack;
+use super::stacked::{self, Stack};
 use super::{LANES, QUAD};
 
 /// One uint8 image, channels last.
@@ -55,6 +55,9 @@ pub struct Scratch {
     /// Empty unless the order is [`Order::Blocked`].
     #[cfg(target_arch = "x86_64")]
     columns: Columns,
+    /// Empty unless the order is [`Order::Stacked`].
+    #[cfg(target_arch = "x86_64")]
+    stack: Stack,
 }
 
 /// The padded rows of an input image.
@@ -62,9 +65,6 @@ struct Input {
     /// Width in pixels of the images for which the rows were allocated.
     width: usize,
     rows: Rows,
-    /// `None` if the kernel does not use a stack.
-    #[cfg(target_arch = "x86_64")]
-    stack: Option<Stack>,
 }
 
 impl Depthwise {
@@ -157,6 +157,12 @@ impl Depthwise {
             blocked::run(avx512, self, image, (first_row, row), output, columns);
             return Ok(());
         }
+        #[cfg(target_arch = "x86_64")]
+        if let (Isa::Avx512(avx512), Order::Stacked) = (self.isa, self.order) {
+            let stack = &mut scratch.stack;
+            stacked::run(avx512, self, image, (first_row, row), output, stack);
+            return Ok(());
+        }
         let input = scratch.input.take();
         let input = input.filter(|input| input.width == image.width);
         let mut input = input.unwrap_or_else(|| Input::new(self, image.width));
@@ -244,13 +250,6 @@ impl Depthwise {
 
     /// Computes output row `y`, in whole vectors.
     fn row(&self, input: &mut Input, image: Image<'_>, y: usize, output: &mut [[u8; LANES]]) {
-        #[cfg(target_arch = "x86_64")]
-        if let (Isa::Avx512(avx512), Some(stack)) = (self.isa, &mut input.stack) {
-            let push = |row: &_, stack: &mut _| super::depthwise_avx512::push(avx512, row, stack);
-            stack.advance((self, &mut input.rows), image, y, push);
-            let taps = stack.taps(self, &input.rows);
-            return super::depthwise_avx512::stacked_row(avx512, self, &taps, output);
-        }
         let taps = &self.taps(&mut input.rows, image, y);
         match self.isa {
             #[cfg(target_arch = "x86_64")]
@@ -287,21 +286,14 @@ impl Depthwise {
 impl Input {
     /// Allocates the rows for images of `width` pixels.
     fn new(layer: &Depthwise, width: usize) -> Self {
-        let rows = Rows::new(layer, width);
         Self {
             width,
-            #[cfg(target_arch = "x86_64")]
-            stack: (layer.order == Order::Stacked).then(|| Stack::new(&rows)),
-            rows,
+            rows: Rows::new(layer, width),
         }
     }
 
     /// Removes all rows, before those of another image are loaded.
     fn clear(&mut self) {
         self.rows.clear();
-        #[cfg(target_arch = "x86_64")]
-        if let Some(stack) = &mut self.stack {
-            stack.clear();
-        }
     }
 }

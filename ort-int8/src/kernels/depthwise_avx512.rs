@@ -1,19 +1,16 @@
 //! The AVX-512 VNNI kernel of [`Depthwise`], which computes one output row.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_cvtepu8_epi32, _mm512_dpbusd_epi32, _mm512_permutexvar_epi32,
-    _mm512_set1_epi16, _mm512_shrdi_epi32, _mm512_unpackhi_epi8, _mm512_unpackhi_epi16,
-    _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
+    __m512, __m512i, _mm512_dpbusd_epi32, _mm512_set1_epi16, _mm512_unpackhi_epi8,
+    _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
-use fearless_simd::{Avx512, SimdBase, SimdFrom, f32x16, i8x64, i32x16, u8x16, u8x64};
+use fearless_simd::{Avx512, SimdBase, SimdFrom, f32x16, i8x64, i32x16, u8x64};
 
 use super::depthwise::Depthwise;
 use super::lookup::{find, table_parts};
-use super::phase::COLUMNS;
 use super::requantize_avx512::packed;
-use super::stack::STACKED;
-use super::{LANES, QUAD, UNPACKED_WIDE};
+use super::{LANES, QUAD};
 
 /// Computes an output row. `taps` holds, for each tap of the convolution kernel, the input bytes
 /// that the weights of the tap multiply, cut into vectors of 64 bytes.
@@ -130,70 +127,6 @@ fn quads_of<'t, const N: usize>(
 ) -> [[&'t [[u8; LANES]]; QUAD]; N] {
     std::array::from_fn(|quad| cut(&quads[quad], length))
 }
-
-fearless_simd::kernel!(
-    /// Adds a row to the four latest rows of a [`Stack`](super::stack::Stack), in which it replaces the
-    /// oldest one.
-    pub(super) fn push(avx512: Avx512, row: &[[u8; LANES]], stack: &mut [[u8; STACKED]]) {
-        for (values, stack) in row.iter().zip(stack) {
-            let values = values.as_chunks::<16>().0.iter();
-            for (values, stack) in values.zip(stack.as_chunks_mut::<LANES>().0) {
-                let value = _mm512_cvtepu8_epi32(u8x16::simd_from(avx512, *values).into());
-                let rows = u8x64::simd_from(avx512, *stack).into();
-                let rows = _mm512_shrdi_epi32::<8>(rows, value);
-                u8x64::simd_from(avx512, rows).store_slice(stack);
-            }
-        }
-    }
-);
-
-fearless_simd::kernel!(
-    /// Computes an output row of a convolution kernel of three columns in vectors of 64 elements.
-    /// `taps` are the results of [`Stack::taps`](super::stack::Stack::taps). For each column,
-    /// `vpdpbusd` multiplies the four rows of an element by their weights and adds the products to the
-    /// 32-bit sum of the element, 16 elements per instruction.
-    pub(super) fn stacked_row(
-        avx512: Avx512,
-        layer: &Depthwise,
-        taps: &[&[[u8; STACKED]]],
-        output: &mut [[u8; LANES]],
-    ) {
-        let zero = _mm512_set1_epi16(i16::from(layer.output_zero_point));
-        let order: __m512i = i32x16::simd_from(avx512, UNPACKED_WIDE).into();
-        let table = layer.table.as_deref();
-        let table = table.map(|table| table_parts(avx512, table));
-        let taps: [_; COLUMNS] = cut(taps, output.len());
-        let step = layer.phases.len();
-        for (first, phase) in layer.phases.iter().enumerate() {
-            let weights = &phase.weights[..COLUMNS];
-            let bias = phase
-                .bias
-                .map(|bias| -> __m512i { i32x16::simd_from(avx512, bias).into() });
-            let multipliers = phase
-                .multipliers
-                .map(|multipliers| -> __m512 { f32x16::simd_from(avx512, multipliers).into() });
-            let mut index = first;
-            while index < output.len() {
-                let mut sums = bias;
-                for tap in 0..COLUMNS {
-                    let rows = taps[tap][index].as_chunks::<LANES>().0;
-                    for part in 0..4 {
-                        let rows = u8x64::simd_from(avx512, rows[part]).into();
-                        let weights = i8x64::simd_from(avx512, weights[tap][part].0).into();
-                        sums[part] = _mm512_dpbusd_epi32(sums[part], rows, weights);
-                    }
-                }
-                let results = packed(avx512, sums, multipliers, zero);
-                let mut results = _mm512_permutexvar_epi32(order, results);
-                if let Some(table) = table {
-                    results = find(avx512, table, results);
-                }
-                u8x64::simd_from(avx512, results).store_slice(&mut output[index]);
-                index += step;
-            }
-        }
-    }
-);
 
 /// Returns the first `N` taps, cut to `length` vectors: they need no bounds checks.
 #[inline]

@@ -43,7 +43,9 @@ mod requantize_avx512;
 mod rows;
 mod spec;
 #[cfg(target_arch = "x86_64")]
-mod stack;
+mod stacked;
+#[cfg(target_arch = "x86_64")]
+mod stacked_avx512;
 #[cfg(target_arch = "x86_64")]
 mod store;
 #[cfg(test)]

@@ -6,6 +6,10 @@ use super::{LANES, QUAD, Weights};
 
 /// Number of columns of the convolution kernels that [`Order::Stacked`] is for.
 pub(super) const COLUMNS: usize = 3;
+/// With [`Order::Stacked`], index of the first of three groups of weights that multiply the last three of four rows.
+pub(super) const LATE: usize = 0;
+/// With [`Order::Stacked`], index of the first of three groups of weights that multiply the first three of four rows.
+pub(super) const EARLY: usize = COLUMNS;
 /// Number of rows and columns of the convolution kernels that [`Order::Blocked`] is for.
 pub(super) const SIDE: usize = 5;
 
@@ -40,7 +44,7 @@ impl Order {
     pub(super) fn of(spec: &DepthwiseSpec, isa: Isa) -> Self {
         let window = (spec.kernel, spec.strides, spec.dilations);
         match window {
-            ([3, COLUMNS], [1, 1], [1, _]) if isa.is_avx512() => Self::Stacked,
+            ([3, COLUMNS], [1, 1] | [2, 2], [1, 1]) if isa.is_avx512() => Self::Stacked,
             ([SIDE, SIDE], [1, 1] | [2, 2], [1, 1])
                 if isa.is_avx512() && spec.bias.len() >= LANES =>
             {
@@ -53,7 +57,8 @@ impl Order {
     /// Returns the first channel of each [`Phase`] of a convolution of `channels` channels.
     pub(super) fn first_channels(self, channels: usize) -> Vec<usize> {
         let count = match self {
-            Self::Interleaved | Self::Stacked => channels / gcd(channels, LANES),
+            Self::Interleaved => channels / gcd(channels, LANES),
+            Self::Stacked => channels.div_ceil(LANES),
             Self::Blocked => return first_channels(channels).collect(),
         };
         (0..count).map(|index| index * LANES % channels).collect()
@@ -115,8 +120,23 @@ impl Phase {
             phase.bias[part][place] = spec.bias[channel].wrapping_sub(zero);
             phase.multipliers[part][place] = spec.multipliers[channel];
         }
+        if order == Order::Stacked {
+            let late = phase.weights[LATE..].iter();
+            let early: Vec<_> = late.map(|parts| parts.map(earlier)).collect();
+            phase.weights.extend(early);
+        }
         phase
     }
+}
+
+/// Moves the weight of each row to the row before. The first row has no weight.
+fn earlier(weights: Weights) -> Weights {
+    let mut earlier = Weights([0; LANES]);
+    let rows = weights.0.as_chunks::<QUAD>().0.iter();
+    for (earlier, [_, rows @ ..]) in earlier.0.as_chunks_mut::<QUAD>().0.iter_mut().zip(rows) {
+        earlier[..QUAD - 1].copy_from_slice(rows);
+    }
+    earlier
 }
 
 /// Returns the index of the first channel of each block of 64 channels. The last block overlaps the one before

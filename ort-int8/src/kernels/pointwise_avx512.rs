@@ -9,7 +9,7 @@ use fearless_simd::{Avx512, SimdFrom, f32x16, i8x64, i32x16, u8x64};
 
 use super::lookup::{find, table_parts};
 use super::pointwise::{COLUMNS, Pointwise, WideBlock};
-use super::requantize_avx512::packed;
+use super::requantize_avx512::{packed, source};
 use super::{LANES, QUAD, UNPACKED_WIDE, Weights};
 
 /// Computes the output channels of `block` for all `pixels`, `[pixels, input channels]`, and writes
@@ -183,13 +183,3 @@ tiles!(tiles_3_1, 3, 1: 0, packed from 0);
 tiles!(tiles_3_8, 3, 8: 0 1 2 3 4 5 6 7, packed from 0 1 2 3 4 5 6 7);
 tiles!(tiles_4_1, 4, 1: 0, packed from 0);
 tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5, packed from 0 1 2 3 4 5);
-
-/// Returns the pixel and the group of channels of the sums in one of the four registers that are packed
-/// together, given the number of groups. The last of three groups is packed twice.
-#[inline]
-fn source(groups: usize, register: usize) -> (usize, usize) {
-    match groups {
-        3 => (0, register.min(2)),
-        _ => (register / groups, register % groups),
-    }
-}

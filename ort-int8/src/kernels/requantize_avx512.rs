@@ -29,3 +29,13 @@ fearless_simd::kernel!(
         _mm512_packus_epi16(low, high)
     }
 );
+
+/// Returns the pixel and the group of channels of the sums in one of the four registers that are packed
+/// together, given the number of groups. The last of three groups is packed twice.
+#[inline]
+pub(super) fn source(groups: usize, register: usize) -> (usize, usize) {
+    match groups {
+        3 => (0, register.min(2)),
+        _ => (register / groups, register % groups),
+    }
+}

@@ -1,7 +1,5 @@
 //! The padded input rows that a convolution's kernel covers, each copied once.
 
-use std::ops::Range;
-
 use super::{Depthwise, Image, LANES};
 
 /// A ring buffer of padded rows of one image. It has a slot for each row that the dilated kernel
@@ -74,25 +72,10 @@ impl Rows {
     /// `start`: one pixel for each output pixel of the row, from left to right, and the bytes
     /// behind them in the plane.
     pub(super) fn tap(&self, layer: &Depthwise, start: usize, x: usize) -> &[u8] {
-        &self.bytes[self.start..][self.place(layer, start, x)]
-    }
-
-    /// Returns the place in the ring of the bytes that [`Rows::tap`] returns.
-    pub(super) fn place(&self, layer: &Depthwise, start: usize, x: usize) -> Range<usize> {
         let offset = x * layer.dilations[1];
         let (pixel, plane) = (offset / layer.strides[1], offset % layer.strides[1]);
         let end = start + (plane + 1) * self.plane;
-        start + plane * self.plane + pixel * layer.channels..end
-    }
-
-    /// Returns the number of vectors that hold a stored row.
-    pub(super) fn vectors(&self) -> usize {
-        self.row / LANES
-    }
-
-    /// Returns the stored row at byte offset `start`, in vectors.
-    pub(super) fn vectors_at(&self, start: usize) -> &[[u8; LANES]] {
-        &self.bytes[self.start + start..].as_chunks().0[..self.vectors()]
+        &self.bytes[self.start..][start + plane * self.plane + pixel * layer.channels..end]
     }
 }
 

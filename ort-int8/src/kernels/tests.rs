@@ -82,14 +82,14 @@ fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
 }
 
 /// Asserts that `Depthwise::run` with `isa` returns `expected`, for the whole output in one call and
-/// for two rows per call.
+/// for two and three rows per call.
 fn check_image(spec: &DepthwiseSpec, isa: Isa, image: Image<'_>, expected: &[u8]) {
     let layer = Depthwise::new(spec.clone(), isa).unwrap();
     let size = [image.height, image.width];
     let [height, width] = layer.output_size(size).unwrap();
     let channels = layer.channels();
     let mut scratch = Scratch::default();
-    for rows in [height, 2] {
+    for rows in [height, 2, 3] {
         let mut got = vec![0; expected.len()];
         for (index, part) in got.chunks_mut(rows * width * channels).enumerate() {
             layer.run(image, index * rows, part, &mut scratch).unwrap();
@@ -104,7 +104,7 @@ fn check_image(spec: &DepthwiseSpec, isa: Isa, image: Image<'_>, expected: &[u8]
 
 #[test]
 fn kernel_equals_the_definition() {
-    for channels in [8, 16, 24, 64, 72, 120, 128] {
+    for channels in [8, 16, 24, 32, 40, 64, 72, 100, 120, 128, 144] {
         for kernel in [3, 5] {
             for (stride, dilation) in [(1, 1), (2, 1), (1, 2), (3, 1), (2, 2)] {
                 let spec = spec(channels, window(kernel, stride, dilation));
@@ -138,8 +138,8 @@ fn same_upper_padding_equals_the_definition() {
 
 #[test]
 fn padding_beside_images_of_another_width_is_exact() {
-    for (channels, stride) in [(72, 1), (72, 2), (24, 2)] {
-        let spec = spec(channels, window(5, stride, 1));
+    for (kernel, channels, stride) in [(5, 72, 1), (5, 72, 2), (5, 24, 2), (3, 72, 1), (3, 24, 2)] {
+        let spec = spec(channels, window(kernel, stride, 1));
         for isa in Isa::available() {
             let layer = Depthwise::new(spec.clone(), isa).unwrap();
             let mut scratch = Scratch::default();
@@ -157,7 +157,7 @@ fn padding_beside_images_of_another_width_is_exact() {
                 layer.run(image, 0, &mut got, &mut scratch).unwrap();
                 assert!(
                     got == expected,
-                    "{isa:?}: {channels} channels, {width} pixels"
+                    "{isa:?}: kernel {kernel}, {channels} channels, {width} pixels"
                 );
             }
         }
@@ -174,8 +174,10 @@ fn asymmetric_windows_equal_the_definition() {
     odd.pads = [2, 0, 0, 3];
     odd.strides = [1, 3];
     check(&odd, [6, 19]);
-    for (channels, stride) in [(65, 1), (72, 2), (200, 1), (200, 2)] {
-        let mut wide = spec(channels, window(5, stride, 1));
+    let windows = [3, 5].map(|kernel| [1, 2].map(|stride| window(kernel, stride, 1)));
+    let layers = windows.as_flattened().iter();
+    for (channels, window) in layers.flat_map(|window| [65, 72, 200].map(|c| (c, *window))) {
+        let mut wide = spec(channels, window);
         for pads in [[0, 3, 4, 0], [9, 9, 9, 9], [0; 4], [2, 4, 2, 4]] {
             wide.pads = pads;
             check(&wide, [9, 8]);
@@ -197,12 +199,12 @@ fn asymmetric_windows_equal_the_definition() {
 
 #[test]
 fn largest_and_smallest_values_are_exact() {
-    for channels in [24, 72] {
+    for (channels, kernel) in [(24, 3), (24, 5), (72, 3), (72, 5)] {
         for (value, weight) in [127, 64, -64, -128]
             .map(|weight| [(255, weight), (0, weight)])
             .concat()
         {
-            let mut spec = spec(channels, window(5, 1, 1));
+            let mut spec = spec(channels, window(kernel, 1, 1));
             spec.input_zero_point = 255 - value;
             spec.weights.fill(weight);
             spec.table = None;
