@@ -17,7 +17,7 @@ pub(super) const TILE: usize = 4;
 /// inputs and outputs together: they stay in the first-level cache.
 const PANEL: usize = 24 * 1024;
 /// Number of blocks that the AVX-512 kernel computes together.
-const WIDE: usize = 4;
+pub(super) const WIDE: usize = 4;
 /// Multiple of the numbers of pixels that the AVX-512 kernel computes together, 6 and 8.
 const WIDE_TILES: usize = 24;
 /// Minimum number of pixels that are convolved by all blocks before the next pixels. All weights are

@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 use fearless_simd::{Avx512, SimdFrom, f32x16, i8x64, i32x16, u8x64};
 
 use super::lookup::{find, table_parts};
-use super::pointwise::{COLUMNS, Pointwise, WideBlock};
+use super::pointwise::{COLUMNS, Pointwise, WIDE, WideBlock};
 use super::requantize_avx512::{packed, source};
 use super::{LANES, QUAD, UNPACKED_WIDE, Weights};
 
@@ -63,6 +63,10 @@ pub(super) fn run(
 /// tile of any size. More are computed separately if a pixel has fewer than 8 channels.
 const LAST: usize = 8;
 
+/// Maximum number of pixels behind the last whole tile that are computed one by one: a tile for them would take
+/// as long as four of them.
+const FEW: usize = 3;
+
 /// Where the results of a block are written.
 #[derive(Clone, Copy)]
 struct Place {
@@ -72,27 +76,47 @@ struct Place {
     pitch: usize,
 }
 
-/// Computes the output channels of `block` in tiles of as many pixels as the registers have room for.
+/// Computes the output channels of `block` in tiles of as many pixels as the registers have room for. A few pixels behind
+/// the last whole tile are computed one by one.
 fn run_tiles(
     avx512: Avx512,
     layer: &Pointwise,
     block: &WideBlock,
     pixels: &[u8],
-    output: (Place, &mut [u8]),
+    (place, output): (Place, &mut [u8]),
 ) {
+    let groups = block.bias.len();
     let count = pixels.len() / layer.inputs;
-    match (block.bias.len(), count) {
-        (1, 0..8) => tiles_1_1(avx512, layer, block, pixels, output),
-        (1, _) => tiles_1_8(avx512, layer, block, pixels, output),
-        (2, 0..8) => tiles_2_1(avx512, layer, block, pixels, output),
-        (2, _) => tiles_2_8(avx512, layer, block, pixels, output),
-        (3, 0..8) => tiles_3_1(avx512, layer, block, pixels, output),
-        (3, _) => tiles_3_8(avx512, layer, block, pixels, output),
-        (_, 0..6) => tiles_4_1(avx512, layer, block, pixels, output),
-        _ => tiles_4_6(avx512, layer, block, pixels, output),
+    let tile = if groups < WIDE { 8 } else { 6 };
+    let rest = match count % tile {
+        rest if count < tile || rest <= FEW => rest,
+        // The last tile overlaps the one before.
+        _ => 0,
+    };
+    let (whole, last) = pixels.split_at((count - rest) * layer.inputs);
+    if !whole.is_empty() {
+        let output = (place, &mut *output);
+        match groups {
+            1 => tiles_1_8(avx512, layer, block, whole, output),
+            2 => tiles_2_8(avx512, layer, block, whole, output),
+            3 => tiles_3_8(avx512, layer, block, whole, output),
+            _ => tiles_4_6(avx512, layer, block, whole, output),
+        }
+    }
+    if !last.is_empty() {
+        let place = Place {
+            first: place.first + (count - rest) * place.pitch,
+            ..place
+        };
+        let output = (place, output);
+        match groups {
+            1 => tiles_1_1(avx512, layer, block, last, output),
+            2 => tiles_2_1(avx512, layer, block, last, output),
+            3 => tiles_3_1(avx512, layer, block, last, output),
+            _ => tiles_4_1(avx512, layer, block, last, output),
+        }
     }
 }
-
 macro_rules! tiles {
     ($name:ident, $groups:literal, $tile:literal: $($row:literal)*, packed from $($packed:literal)*) => {
         fearless_simd::kernel!(
