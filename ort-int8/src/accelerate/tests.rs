@@ -2,11 +2,12 @@
 
 use onnx_export::graph::Attr;
 use onnx_export::proto::{
-    AttributeProto, DimensionProto, FLOAT, GraphProto, INT8, NodeProto, OperatorSetIdProto,
+    AttributeProto, DimensionProto, FLOAT, GraphProto, INT8, INT32, NodeProto, OperatorSetIdProto,
     TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, UINT8, ValueInfoProto,
 };
 
 use super::*;
+use crate::kernels::Isa;
 use crate::test_library;
 
 fn tensor(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
@@ -119,6 +120,48 @@ fn a_hard_swish_is_replaced_and_compared() {
     let model = ModelProto::decode(&accelerated.model[..]).unwrap();
     let operators = model.graph.unwrap().node;
     assert!(operators.iter().any(|node| node.op_type == "Lookup"));
+}
+
+#[test]
+fn fully_connected_layers_are_replaced_and_compared() {
+    let mut model = graph(&DYNAMIC);
+    let graph = model.graph.as_mut().unwrap();
+    let gemm = |inputs, output| {
+        let mut gemm = node("com.microsoft", "QGemm", inputs, output);
+        gemm.attribute = vec![AttributeProto::new("transB", &Attr::Int(1))];
+        gemm
+    };
+    let mut pool = node(
+        "com.microsoft",
+        "QLinearGlobalAveragePool",
+        "swish s z s z",
+        "pool",
+    );
+    pool.attribute = vec![AttributeProto::new("channels_last", &Attr::Int(0))];
+    let layers = [
+        pool,
+        node("", "Flatten", "pool", "features"),
+        gemm("features s z w1 s1 z1 b1 s z", "hidden"),
+        gemm("hidden s z w2 s2 z2 b2", "out"),
+    ];
+    graph.node.splice(4.., layers);
+    for (layer, inputs, outputs) in [(1, 8, 40), (2, 40, 72)] {
+        let name = |name: &str| format!("{name}{layer}");
+        let weights = (0..inputs * outputs).map(|index| (index * 37 % 251) as u8);
+        let scales = (0..outputs).flat_map(|index| (0.001 + index as f32 * 1e-4).to_le_bytes());
+        let bias = (0..outputs).flat_map(|index| (index as i32 * 99 - 2000).to_le_bytes());
+        let (rows, columns) = (outputs as i64, inputs as i64);
+        graph.initializer.extend([
+            tensor(&name("w"), INT8, &[rows, columns], weights.collect()),
+            tensor(&name("s"), FLOAT, &[rows], scales.collect()),
+            tensor(&name("z"), INT8, &[rows], vec![0; outputs]),
+            tensor(&name("b"), INT32, &[rows], bias.collect()),
+        ]);
+    }
+    graph.output = vec![value("out", &[None, Some(72)])];
+    let accelerated = accelerated(&model).unwrap().unwrap();
+    let count = if Isa::detect().is_avx512() { 3 } else { 1 };
+    assert_eq!(accelerated.operator_count, count);
 }
 
 #[test]

@@ -25,6 +25,8 @@ mod depthwise_avx512;
 mod error;
 mod gate;
 mod isa;
+#[cfg(target_arch = "x86_64")]
+mod linear_avx512;
 mod lookup;
 #[cfg(target_arch = "x86_64")]
 mod lookup_avx2;

@@ -165,9 +165,7 @@ impl Pointwise {
     /// [`KernelError::Length`] if `output` does not hold whole pixels, or if `pixels` does not hold
     /// as many pixels as `output`.
     pub fn run(&self, pixels: &[u8], output: &mut [u8]) -> Result<(), KernelError> {
-        let count = output.len() / self.outputs;
-        check_length("output", count * self.outputs, output.len())?;
-        check_length("image", count * self.inputs, pixels.len())?;
+        self.check_lengths(pixels.len(), output.len())?;
         #[cfg(target_arch = "x86_64")]
         if let Isa::Avx512(avx512) = self.isa {
             for block in self.wide.iter().rev() {
@@ -188,21 +186,47 @@ impl Pointwise {
         Ok(())
     }
 
+    /// Multiplies `pixels` as [`Pointwise::run`] does, and writes the sums times the multipliers to `output`,
+    /// `[pixels, output channels] f32`, without rounding them. The output's zero point and the table are not used.
+    ///
+    /// Source: `com.microsoft` `QGemm` without an output scale.
+    ///
+    /// # Errors
+    /// As [`Pointwise::run`].
+    pub fn run_to_f32(&self, pixels: &[u8], output: &mut [f32]) -> Result<(), KernelError> {
+        self.check_lengths(pixels.len(), output.len())?;
+        #[cfg(target_arch = "x86_64")]
+        if let Isa::Avx512(avx512) = self.isa {
+            for block in &self.wide {
+                super::linear_avx512::run(avx512, self, block, pixels, output);
+            }
+            return Ok(());
+        }
+        let pixels = pixels.chunks_exact(self.inputs);
+        for (pixel, output) in pixels.zip(output.chunks_exact_mut(self.outputs)) {
+            for (block, output) in self.blocks.iter().zip(output.chunks_mut(COLUMNS)) {
+                for (column, output) in output.iter_mut().enumerate() {
+                    *output = block.plain_sum(pixel, column) as f32 * block.multipliers[column];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that `output` elements of the output are whole pixels, and `pixels` elements of the input as many pixels.
+    fn check_lengths(&self, pixels: usize, output: usize) -> Result<(), KernelError> {
+        let count = output / self.outputs;
+        check_length("output", count * self.outputs, output)?;
+        check_length("image", count * self.inputs, pixels)
+    }
+
     /// Computes the output channels of a block element by element, without the table.
     fn plain_run(&self, block: &Block, pixels: &[u8], output: &mut [u8]) {
         let pixels = pixels.chunks_exact(self.inputs);
         for (pixel, output) in pixels.zip(output.chunks_exact_mut(self.outputs)) {
             let output = output[block.first..].iter_mut().take(COLUMNS);
             for (column, output) in output.enumerate() {
-                let mut sum = block.bias[column];
-                let values = pixel.as_chunks::<QUAD>().0;
-                for (quad, weights) in block.order.iter().zip(&block.weights) {
-                    let (values, weights) =
-                        (&values[*quad as usize], &weights.0[QUAD * column..][..QUAD]);
-                    for (value, weight) in values.iter().zip(weights) {
-                        sum = sum.wrapping_add(i32::from(*value) * i32::from(*weight));
-                    }
-                }
+                let sum = block.plain_sum(pixel, column);
                 *output = requantize(sum, block.multipliers[column], self.output_zero_point);
             }
         }
@@ -235,6 +259,19 @@ impl Block {
             block.multipliers[column] = spec.multipliers[channel];
         }
         block
+    }
+
+    /// Returns the sum of a pixel for the output channel at `column`.
+    fn plain_sum(&self, pixel: &[u8], column: usize) -> i32 {
+        let mut sum = self.bias[column];
+        let values = pixel.as_chunks::<QUAD>().0;
+        for (quad, weights) in self.order.iter().zip(&self.weights) {
+            let (values, weights) = (&values[*quad as usize], &weights.0[QUAD * column..][..QUAD]);
+            for (value, weight) in values.iter().zip(weights) {
+                sum = sum.wrapping_add(i32::from(*value) * i32::from(*weight));
+            }
+        }
+        sum
     }
 
     /// Moves weights that can be added in 16 bits to the beginning, each next to its partner.
@@ -322,22 +359,29 @@ mod tests {
         }
     }
 
-    /// Convolves `pixels` as ONNX `QLinearConv` defines it.
-    fn reference(spec: &PointwiseSpec, pixels: &[u8]) -> Vec<u8> {
-        let mut output = Vec::new();
-        for pixel in pixels.chunks(spec.inputs) {
-            for (channel, weights) in spec.weights.chunks(spec.inputs).enumerate() {
+    /// Returns the sums of all pixels and output channels, with the bias.
+    fn sums(spec: &PointwiseSpec, pixels: &[u8]) -> impl Iterator<Item = i32> {
+        let channels = || spec.weights.chunks(spec.inputs).zip(&spec.bias);
+        pixels.chunks(spec.inputs).flat_map(move |pixel| {
+            channels().map(move |(weights, bias)| {
                 let products = pixel.iter().zip(weights).map(|(value, weight)| {
                     (i32::from(*value) - i32::from(spec.input_zero_point)) * i32::from(*weight)
                 });
-                let sum = spec.bias[channel] + products.sum::<i32>();
-                let scaled = (sum as f32 * spec.multipliers[channel]).round_ties_even() as i64;
-                let result = (scaled + i64::from(spec.output_zero_point)).clamp(0, 255) as u8;
-                let table = spec.table.as_ref();
-                output.push(table.map_or(result, |table| table[usize::from(result)]));
-            }
-        }
-        output
+                bias + products.sum::<i32>()
+            })
+        })
+    }
+
+    /// Convolves `pixels` as ONNX `QLinearConv` defines it.
+    fn reference(spec: &PointwiseSpec, pixels: &[u8]) -> Vec<u8> {
+        let results = sums(spec, pixels).zip(spec.multipliers.iter().cycle());
+        let results = results.map(|(sum, multiplier)| {
+            let scaled = (sum as f32 * multiplier).round_ties_even() as i64;
+            let result = (scaled + i64::from(spec.output_zero_point)).clamp(0, 255) as u8;
+            let table = spec.table.as_ref();
+            table.map_or(result, |table| table[usize::from(result)])
+        });
+        results.collect()
     }
 
     #[test]
@@ -358,6 +402,33 @@ mod tests {
                         let case = format!("{isa:?}: {count} pixels, {inputs} to {outputs}");
                         assert!(output == expected, "{case}");
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn results_in_fp32_equal_the_definition() {
+        for (inputs, outputs) in [(4, 1), (20, 16), (36, 40), (100, 112), (960, 72)] {
+            let spec = spec(inputs, outputs);
+            for count in [0, 1, 2, 7] {
+                let pixels: Vec<u8> = noise(9)
+                    .map(|value| value as u8)
+                    .take(count * inputs)
+                    .collect();
+                let expected: Vec<u32> = sums(&spec, &pixels)
+                    .zip(spec.multipliers.iter().cycle())
+                    .map(|(sum, multiplier)| (sum as f32 * multiplier).to_bits())
+                    .collect();
+                for isa in Isa::available() {
+                    let layer = Pointwise::new(spec.clone(), isa).unwrap();
+                    let mut output = vec![0.0; count * outputs];
+                    layer.run_to_f32(&pixels, &mut output).unwrap();
+                    let got: Vec<u32> = output.iter().map(|value| value.to_bits()).collect();
+                    assert!(
+                        got == expected,
+                        "{isa:?}: {count} pixels, {inputs} to {outputs}"
+                    );
                 }
             }
         }
@@ -404,6 +475,9 @@ mod tests {
         assert!(layer.run(&[0; 16], &mut [0; 33]).is_err());
         assert!(layer.run(&[0; 17], &mut [0; 32]).is_err());
         assert!(layer.run(&[0; 8], &mut [0; 32]).is_err());
+        assert!(layer.run_to_f32(&[0; 16], &mut [0.0; 32]).is_ok());
+        assert!(layer.run_to_f32(&[0; 16], &mut [0.0; 33]).is_err());
+        assert!(layer.run_to_f32(&[0; 17], &mut [0.0; 32]).is_err());
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(super) const DEFINITION: Definition = Definition {
             .chain([OperatorInput::optional(Uint8)])
             .collect()
     },
+    output: Uint8,
     kernel,
 };
 

@@ -13,6 +13,7 @@ use crate::rewrite::GATE;
 pub(super) const DEFINITION: Definition = Definition {
     name: GATE,
     inputs: || Vec::from([Uint8, Uint8].map(OperatorInput::required)),
+    output: Uint8,
     kernel,
 };
 

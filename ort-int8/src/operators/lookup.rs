@@ -11,6 +11,7 @@ use crate::rewrite::LOOKUP;
 pub(super) const DEFINITION: Definition = Definition {
     name: LOOKUP,
     inputs: || Vec::from([Uint8, Uint8].map(OperatorInput::required)),
+    output: Uint8,
     kernel,
 };
 

@@ -5,6 +5,7 @@
 
 mod depthwise;
 mod gate;
+mod linear;
 mod lookup;
 mod pointwise;
 mod quantize;
@@ -18,8 +19,9 @@ use ort::operator::{
     BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput,
     OperatorOutput,
 };
-use ort::value::TensorElementType::Uint8;
-use ort::value::{DynTensorValueType, PrimitiveTensorElementType, Shape, ValueRef, ValueRefMut};
+use ort::value::{
+    DynTensorValueType, PrimitiveTensorElementType, Shape, TensorElementType, ValueRef, ValueRefMut,
+};
 
 use crate::rewrite::DOMAIN;
 
@@ -40,6 +42,7 @@ pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
         .add(operator(&depthwise::DEFINITION))?
         .add(operator(&pointwise::DEFINITION))?
         .add(operator(&gate::DEFINITION))?
+        .add(operator(&linear::DEFINITION))?
         .add(operator(&quantize::DEFINITION))
 }
 
@@ -47,11 +50,13 @@ pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
 /// session.
 type Compute = Box<dyn FnMut(&ComputeContext) -> ort::Result<()> + Send>;
 
-/// The name, inputs and kernel of an operator of this crate, which has one uint8 output. A
-/// definition serves sessions of any thread count.
+/// The name, inputs, output and kernel of an operator of this crate. A definition serves sessions of any
+/// thread count.
 struct Definition {
     name: &'static str,
     inputs: fn() -> Vec<OperatorInput>,
+    /// Data type of the only output.
+    output: TensorElementType,
     /// Creates the computation of a node, given the session's thread count.
     kernel: fn(&KernelContext<'_>, usize) -> ort::Result<Compute>,
 }
@@ -74,7 +79,7 @@ impl Operator for SessionOperator {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(Uint8)]
+        [OperatorOutput::required(self.definition.output)]
     }
 
     fn create_kernel<'attr>(
@@ -124,6 +129,25 @@ fn image_sizes(shape: &Shape) -> ort::Result<[usize; 4]> {
     let sizes: Option<Vec<usize>> = sizes.collect();
     let sizes = sizes.and_then(|sizes| sizes.try_into().ok());
     sizes.ok_or_else(|| unsupported_shape(shape, "four axes, each longer than 0"))
+}
+
+/// Returns the shape of the output of a layer that computes `outputs` channels from the `inputs` channels
+/// of each pixel of an input of `shape`, `[..., inputs]`.
+///
+/// # Errors
+/// Fails unless all axes are longer than 0, and the last one has `inputs` elements.
+fn pixels_shape(shape: &Shape, inputs: usize, outputs: usize) -> ort::Result<Vec<i64>> {
+    match &shape[..] {
+        [pixels @ .., channels]
+            if usize::try_from(*channels) == Ok(inputs) && pixels.iter().all(|size| *size > 0) =>
+        {
+            Ok([pixels, &[outputs as i64]].concat())
+        }
+        _ => Err(unsupported_shape(
+            shape,
+            format!("axes longer than 0, the last one of {inputs} channels"),
+        )),
+    }
 }
 
 fn unsupported_shape(shape: &Shape, expected: impl Display) -> ort::Error {
@@ -232,6 +256,17 @@ mod tests {
         );
         for shape in [&[1, 0, 3, 4][..], &[0, 1, 1, 1], &[1, 2, 3], &[1, 1, 1, -1]] {
             assert!(image_sizes(&Shape::new(shape.iter().copied())).is_err());
+        }
+        for (shape, expected) in [
+            (&[2, 3, 4][..], Some(vec![2, 3, 8])),
+            (&[4], Some(vec![8])),
+            (&[0, 4], None),
+            (&[2, -1, 4], None),
+            (&[2, 3], None),
+            (&[], None),
+        ] {
+            let shape = Shape::new(shape.iter().copied());
+            assert_eq!(pixels_shape(&shape, 4, 8).ok(), expected, "{shape:?}");
         }
     }
 }

@@ -6,8 +6,8 @@ use ort::value::TensorElementType::{Float32, Int8, Int32, Uint8};
 
 use super::tasks::{TaskSize, run_parallel};
 use super::{
-    Compute, Definition, constant, flag, float, image_sizes, input, input_at, integer,
-    operator_error, output, table, unsupported_shape,
+    Compute, Definition, constant, flag, float, input, input_at, integer, operator_error, output,
+    pixels_shape, table,
 };
 use crate::kernels::{Addition, Isa, Pointwise, PointwiseSpec};
 use crate::rewrite::POINTWISE;
@@ -26,6 +26,7 @@ pub(super) const DEFINITION: Definition = Definition {
         let optional = [Uint8, Uint8].map(OperatorInput::optional);
         required.into_iter().chain(optional).collect()
     },
+    output: Uint8,
     kernel,
 };
 
@@ -88,22 +89,17 @@ struct Task<'a> {
 }
 
 impl Convolution {
-    /// Convolves the batch of images in input 0, `[N, H, W, C] u8`, and writes output 0 in the same
-    /// layout.
+    /// Convolves the pixels in input 0, `[..., C] u8`, and writes output 0 in the same layout.
     fn run(&self, context: &ComputeContext) -> ort::Result<()> {
         let (inputs, outputs) = (self.layer.inputs(), self.layer.outputs());
         let input = input(context)?;
         let (shape, pixels) = input.try_extract_tensor::<u8>()?;
-        let [count, height, width, channels] = image_sizes(shape)?;
-        if channels != inputs {
-            return Err(unsupported_shape(shape, format!("{inputs} channels")));
-        }
-        let sizes = [count, height, width, outputs].map(|size| size as i64);
+        let sizes = pixels_shape(shape, inputs, outputs)?;
         let residual = self.addition.is_some();
         let residual = residual.then(|| input_at(context, RESIDUAL)).transpose()?;
         let residual = residual.as_ref().map(|value| {
             let (shape, values) = value.try_extract_tensor::<u8>()?;
-            if shape[..] == sizes {
+            if shape[..] == sizes[..] {
                 return Ok(values);
             }
             Err(operator_error(format!(
@@ -112,7 +108,7 @@ impl Convolution {
             )))
         });
         let residual = residual.transpose()?.unwrap_or_default();
-        let mut output = output(context, Shape::new(sizes))?;
+        let mut output = output(context, Shape::new(sizes.iter().copied()))?;
         let (_, output) = output.try_extract_tensor_mut::<u8>()?;
         let work = output.len().saturating_mul(inputs) / MULTIPLICATIONS;
         let size = TaskSize::for_work(work, output.len(), outputs, self.threads).len;

@@ -2,7 +2,7 @@
 
 use ort::operator::{ComputeContext, KernelContext, OperatorInput};
 use ort::value::Shape;
-use ort::value::TensorElementType::Float32;
+use ort::value::TensorElementType::{Float32, Uint8};
 
 use super::tasks::{TaskSize, run_parallel};
 use super::{Compute, Definition, float, image_sizes, input, integer, output, unsupported_shape};
@@ -12,6 +12,7 @@ use crate::rewrite::QUANTIZE;
 pub(super) const DEFINITION: Definition = Definition {
     name: QUANTIZE,
     inputs: || vec![OperatorInput::required(Float32)],
+    output: Uint8,
     kernel,
 };
 

@@ -52,27 +52,19 @@ impl<'a> Conv<'a> {
             y_zero,
             bias,
         ] = inputs;
-        if editor.bytes(zeros, INT8)?.iter().any(|zero| *zero != 0) {
-            return None;
-        }
-        let input = editor.affine(x_scale, x_zero)?;
-        let output = editor.affine(y_scale, y_zero)?;
-        let bias_values = editor.i32_values(bias)?;
-        let scales = editor.f32_values(scales)?;
-        if scales.len() != 1 && scales.len() != bias_values.len() {
-            return None;
-        }
-        let scales = scales.iter().cycle().take(bias_values.len());
-        let multipliers: Vec<f32> = scales
-            .map(|scale| input.scale * scale / output.scale)
-            .collect();
+        let names = Names {
+            input: [x_scale, x_zero],
+            weight: [weight, scales, zeros],
+            output: Some([y_scale, y_zero]),
+            bias,
+        };
+        let Constants {
+            input,
+            output,
+            multipliers,
+        } = Constants::read(editor, &names, operators)?;
         let weight_shape: [i64; 4] = editor.shape(weight, INT8)?.try_into().ok()?;
-        let is_complete = usize::try_from(weight_shape[0]) == Ok(bias_values.len());
-        let weights = editor.bytes(weight, INT8)?;
-        if !is_complete || !stays_in_range(weights, &bias_values, &multipliers) {
-            return None;
-        }
-        if !operators.supports_weights(weights, weights.len() / bias_values.len()) {
+        if usize::try_from(weight_shape[0]) != Ok(multipliers.len()) {
             return None;
         }
         Some(Self {
@@ -80,7 +72,7 @@ impl<'a> Conv<'a> {
             operands: [x, weight, bias],
             weight_shape,
             input,
-            output,
+            output: output?,
             multipliers,
         })
     }
@@ -98,6 +90,69 @@ impl<'a> Conv<'a> {
             ("output_zero_point", self.output),
         ]
         .map(|(name, affine)| AttributeProto::new(name, &Attr::Int(affine.zero_point.into())))
+    }
+}
+
+/// Names of the constants of a quantized layer.
+pub(super) struct Names<'a> {
+    /// Scale and zero point of the input.
+    pub(super) input: [&'a String; 2],
+    /// Weights, scales and zero points.
+    pub(super) weight: [&'a String; 3],
+    /// Scale and zero point of the output. `None` if it is not quantized.
+    pub(super) output: Option<[&'a String; 2]>,
+    pub(super) bias: &'a String,
+}
+
+/// How a layer is quantized.
+pub(super) struct Constants {
+    pub(super) input: Affine,
+    /// `None` if the output is not quantized.
+    pub(super) output: Option<Affine>,
+    /// Factors `[output channels]` of the sums: `input scale * weight scale`, divided by the output's scale if there is
+    /// one.
+    pub(super) multipliers: Vec<f32>,
+}
+
+impl Constants {
+    /// Reads the constants.
+    ///
+    /// `None` if one of them is not constant, if a weight zero point is not 0, if a sum of products might exceed int32,
+    /// or if `operators` do not support the weights.
+    pub(super) fn read(
+        editor: &GraphEditor,
+        names: &Names<'_>,
+        operators: Operators,
+    ) -> Option<Self> {
+        let [weights, scales, zeros] = names.weight;
+        if editor.bytes(zeros, INT8)?.iter().any(|zero| *zero != 0) {
+            return None;
+        }
+        let [scale, zero] = names.input;
+        let input = editor.affine(scale, zero)?;
+        let output = match names.output {
+            Some([scale, zero]) => Some(editor.affine(scale, zero)?),
+            None => None,
+        };
+        let bias = editor.i32_values(names.bias)?;
+        let scales = editor.f32_values(scales)?;
+        if scales.len() != 1 && scales.len() != bias.len() {
+            return None;
+        }
+        let scales = scales.iter().cycle().take(bias.len());
+        let multipliers = scales.map(|scale| {
+            let product = input.scale * scale;
+            output.map_or(product, |output| product / output.scale)
+        });
+        let multipliers: Vec<f32> = multipliers.collect();
+        let weights = editor.bytes(weights, INT8)?;
+        let is_supported = stays_in_range(weights, &bias, &multipliers)
+            && operators.supports_weights(weights, weights.len() / bias.len());
+        is_supported.then_some(Self {
+            input,
+            output,
+            multipliers,
+        })
     }
 }
 

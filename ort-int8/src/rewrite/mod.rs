@@ -8,6 +8,8 @@
 //!   convolution's output, if there is one.
 //! - [`POINTWISE`] replaces a `QLinearConv` with a kernel of one pixel, and the [`LOOKUP`] or
 //!   `QLinearAdd` that reads the convolution's output.
+//! - [`POINTWISE`] also replaces a `QGemm` on CPUs with AVX-512, and the [`LOOKUP`] that reads its output;
+//!   [`LINEAR`] replaces one with fp32 results.
 //! - [`GATE`] replaces the `QLinearMul` of squeeze-and-excitation.
 //! - [`QUANTIZE`] replaces `ReorderOutput`, `QuantizeLinear` and `Transpose`, the three nodes with
 //!   which ONNX Runtime converts a tensor from its blocked fp32 layout to channels-last uint8.
@@ -20,6 +22,7 @@ mod conv;
 mod depthwise;
 mod editor;
 mod gate;
+mod gemm;
 mod lookup;
 mod pointwise;
 mod quantize;
@@ -46,15 +49,22 @@ pub(crate) const LOOKUP: &str = "Lookup";
 /// `Conv`; `same_upper` (1 for ONNX `auto_pad` `SAME_UPPER`, else 0), `input_zero_point` and
 /// `output_zero_point`.
 pub(crate) const DEPTHWISE: &str = "DepthwiseConv";
-/// Operator for an int8 convolution with a kernel of one pixel, and the addition of a residual.
+/// Operator for an int8 convolution with a kernel of one pixel or an int8 fully connected layer, and the
+/// addition of a residual.
 ///
-/// Inputs: image `[N, H, W, C] u8`; weights `[M, C, 1, 1] i8` with zero point 0; bias `[M] i32` with
+/// Inputs: pixels `[..., C] u8`; weights `[M, C, 1, 1] i8` or `[M, C] i8` with zero point 0; bias `[M] i32` with
 /// the scale `input scale * weight scale`; multipliers `[M] f32`, which are `input scale * weight
 /// scale / output scale`; if `has_table` is 1, a table `[256] u8` that is applied to each output
-/// element; if `has_residual` is 1, a tensor `[N, H, W, M] u8` that is then added. Attributes:
+/// element; if `has_residual` is 1, a tensor `[..., M] u8` that is then added. Attributes:
 /// `inputs` (C), `input_zero_point`, `output_zero_point`, `has_table`, `has_residual`; with a
 /// residual, the fields of [`Addition`](crate::kernels::Addition) by name.
 pub(crate) const POINTWISE: &str = "PointwiseConv";
+/// Operator for an int8 fully connected layer with fp32 results.
+///
+/// Inputs: rows `[..., C] u8`; weights `[M, C] i8` with zero point 0; bias `[M] i32` with the scale
+/// `input scale * weight scale`; multipliers `[M] f32`, which are this scale. Output: `[..., M] f32`.
+/// Attributes: `inputs` (C), `input_zero_point`.
+pub(crate) const LINEAR: &str = "Linear";
 /// Operator that multiplies the pixels of an image by one value per channel.
 ///
 /// Inputs: image `[N, H, W, C] u8`; gate `[N, 1, 1, C] u8`. Attributes: the fields of
@@ -66,6 +76,10 @@ pub(crate) const GATE: &str = "Gate";
 /// `[N, block * ceil(C / block), H, W]`. Attributes: `channels` (C), `block` (8 or 16), and the
 /// output's `scale` and `zero_point`.
 pub(crate) const QUANTIZE: &str = "QuantizeBlocked";
+
+/// A pointwise convolution or fully connected layer is replaced only if its number of input channels is a
+/// multiple of this number, which the operators multiply at once.
+const CHANNEL_MULTIPLE: i64 = 4;
 
 /// Attribute `perm` of the `Transpose` from `[N, C, H, W]` to `[N, H, W, C]`.
 const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
@@ -151,6 +165,7 @@ pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rew
             quantize::replace(&mut editor, 16);
             depthwise::replace(&mut editor, operators);
             pointwise::replace(&mut editor, operators, additions);
+            gemm::replace(&mut editor, operators);
         }
         Operators::Avx2 { block, additions } => {
             if additions {

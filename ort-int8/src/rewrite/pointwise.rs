@@ -5,11 +5,7 @@ use onnx_export::proto::{AttributeProto, NodeProto};
 
 use super::conv::{self, Conv};
 use super::editor::GraphEditor;
-use super::{LOOKUP, Operators, POINTWISE, addition};
-
-/// A convolution is replaced only if its number of input channels is a multiple of this number,
-/// which the operator multiplies at once.
-const CHANNEL_MULTIPLE: i64 = 4;
+use super::{CHANNEL_MULTIPLE, LOOKUP, Operators, POINTWISE, addition};
 
 /// Maximum number of input channels of a convolution that is replaced on CPUs with AVX-512 although no
 /// node behind it becomes part of it. ONNX Runtime's kernel is faster for more channels.

@@ -8,6 +8,7 @@ use super::*;
 use crate::random::uniform;
 
 mod gate;
+mod gemm;
 mod pointwise;
 
 /// Every operator of this crate, for CPUs with AVX2.

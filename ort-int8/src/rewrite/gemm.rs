@@ -1,0 +1,102 @@
+//! Replaces int8 fully connected layers of a graph with this crate's operators [`POINTWISE`] and [`LINEAR`].
+
+use onnx_export::graph::Attr;
+use onnx_export::proto::{AttributeProto, INT8, NodeProto};
+
+use super::conv::{self, Constants, Names};
+use super::editor::GraphEditor;
+use super::{CHANNEL_MULTIPLE, LINEAR, Operators, POINTWISE};
+
+/// Maximum number of inputs of a layer that is replaced. Layers of more inputs are those of box heads, with a row for each
+/// region, for which ONNX Runtime's kernel is made.
+const MAX_INPUTS: i64 = 2048;
+
+/// Replaces every supported `QGemm` with a [`POINTWISE`] node, or a [`LINEAR`] node if its output is fp32.
+///
+/// If a lookup is the only reader of a `POINTWISE` node's output, its table becomes an input of the node.
+pub(super) fn replace(editor: &mut GraphEditor, operators: Operators) {
+    for index in 0..editor.len() {
+        let Some((mut node, multipliers)) = replacement(editor, index, operators) else {
+            continue;
+        };
+        let output = node.output.concat();
+        let multipliers = conv::add_multipliers(editor, &output, &multipliers);
+        node.input.push(multipliers);
+        if node.op_type == POINTWISE {
+            let lookup = conv::take_lookup(editor, &output);
+            node.attribute
+                .push(int("has_table", lookup.is_some().into()));
+            node.attribute.push(int("has_residual", 0));
+            if let Some(lookup) = lookup {
+                node.input.push(lookup.table);
+                node.output = vec![lookup.output];
+            }
+        }
+        editor.replace(index, node);
+    }
+}
+
+/// Returns the replacement of node `index`, whose multipliers input is missing, and the multipliers.
+///
+/// `None` if the node is not a `com.microsoft` `QGemm` with a bias whose second matrix is transposed and constant, or if it
+/// has constants that [`Constants::read`] does not accept, or an unsupported number of inputs.
+fn replacement(
+    editor: &GraphEditor,
+    index: usize,
+    operators: Operators,
+) -> Option<(NodeProto, Vec<f32>)> {
+    let node = editor.node(index)?;
+    if node.domain != "com.microsoft" || node.op_type != "QGemm" || !is_plain(node) {
+        return None;
+    }
+    let [a, a_scale, a_zero, b, b_scales, b_zeros, bias, output @ ..] = node.input.as_slice()
+    else {
+        return None;
+    };
+    let names = Names {
+        input: [a_scale, a_zero],
+        weight: [b, b_scales, b_zeros],
+        output: match output {
+            [] => None,
+            [scale, zero] => Some([scale, zero]),
+            _ => return None,
+        },
+        bias,
+    };
+    let constants = Constants::read(editor, &names, operators)?;
+    let &[outputs, inputs] = editor.shape(b, INT8)? else {
+        return None;
+    };
+    if usize::try_from(outputs) != Ok(constants.multipliers.len())
+        || inputs > MAX_INPUTS
+        || inputs % CHANNEL_MULTIPLE != 0
+    {
+        return None;
+    }
+    let mut attributes = vec![
+        int("inputs", inputs),
+        int("input_zero_point", constants.input.zero_point.into()),
+    ];
+    let zero_point = constants.output.map(|output| output.zero_point.into());
+    attributes.extend(zero_point.map(|zero_point| int("output_zero_point", zero_point)));
+    let node = NodeProto {
+        op_type: zero_point.map_or(LINEAR, |_| POINTWISE).to_owned(),
+        name: node.name.clone(),
+        input: [a, b, bias].map(Clone::clone).to_vec(),
+        output: node.output.clone(),
+        attribute: attributes,
+        ..NodeProto::default()
+    };
+    Some((node, constants.multipliers))
+}
+
+/// Returns whether a `QGemm` multiplies its first matrix by the transposed second one, without a factor.
+fn is_plain(node: &NodeProto) -> bool {
+    let int = |name: &str| node.attribute(name).and_then(|attribute| attribute.i);
+    let alpha = node.attribute("alpha").and_then(|attribute| attribute.f);
+    int("transA").unwrap_or(0) == 0 && int("transB") == Some(1) && alpha.unwrap_or(1.0) == 1.0
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto::new(name, &Attr::Int(value))
+}
