@@ -117,6 +117,7 @@ fn run_tiles(
         }
     }
 }
+
 macro_rules! tiles {
     ($name:ident, $groups:literal, $tile:literal: $($row:literal)*, packed from $($packed:literal)*) => {
         fearless_simd::kernel!(
