@@ -14,11 +14,11 @@
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
 //! checks; [`cache`] keeps optimized networks; [`download`] fetches checkpoints for the command line; [`evaluate`]
-//! computes the accuracy of results against annotations; [`segments`] are bodies as they arrived; [`inference`] and
-//! [`grpc`] speak the Open Inference Protocol; [`nearest`] corrects misspelt names; [`random`] has pseudo-random
-//! numbers; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a deployment, and [`plan`] its number of
-//! replicas; [`keys`] checks API keys; [`metrics`] and [`process`] measure the running server, which [`identity`]
-//! names; [`error`] unites the errors of all layers that a request passes.
+//! computes the accuracy of results against annotations; [`inference`] and [`grpc`] speak the Open Inference Protocol;
+//! [`nearest`] corrects misspelt names; [`random`] has pseudo-random numbers; [`config`], [`defaults`], [`memory`],
+//! [`threads`] and [`cpu`] plan a deployment, and [`plan`] its number of replicas; [`keys`] checks API keys; [`metrics`]
+//! and [`process`] measure the running server, which [`identity`] names; [`error`] unites the errors of all layers that a
+//! request passes.
 
 pub mod admission;
 pub mod app;
@@ -59,7 +59,6 @@ pub mod process;
 pub mod quantize;
 pub mod random;
 pub mod registry;
-pub mod segments;
 mod simd;
 pub mod store;
 pub mod telemetry;

@@ -25,7 +25,7 @@ impl Engine for Gated {
         let output = |image: PreparedImage| {
             let tensor = Tensor {
                 shape: vec![1],
-                data: image.data,
+                data: image.data.to_vec(),
             };
             Outputs::from_iter([Output::f32("value", tensor)])
         };

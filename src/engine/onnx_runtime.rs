@@ -7,7 +7,7 @@ use onnx_export::{reject_external_data, reject_foreign_data};
 use ort::environment::Environment;
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
-use ort::value::DynValue;
+use ort::value::{DynValue, TensorRef};
 
 use super::library;
 use super::outputs::{extract, split};
@@ -15,7 +15,7 @@ use super::stop::SharedOptions;
 use super::wide::Sessions;
 use super::{EMBEDDING, Engine, EngineError, LibraryError, Output, Outputs, StopRuns, TensorView};
 use crate::cores::Cores;
-use crate::image::PreparedImage;
+use crate::image::{Planes, PreparedImage};
 
 /// ONNX Runtime's environment, and the path of its library; a process can create only one environment.
 static ENVIRONMENT: OnceLock<(Environment, Arc<Path>)> = OnceLock::new();
@@ -236,7 +236,9 @@ impl OnnxSession {
         }
         let options = self.memory.options(&batch);
         let pixels = batch.iter().map(|image| image.size.pixels()).sum();
-        let inputs = ort::inputs![input_tensor(batch)?];
+        // Declared before the outputs, because an output can be the input itself.
+        let input = BatchInput::new(batch);
+        let inputs = ort::inputs![input.view()?];
         let (mut session, run) = self.sessions.begin(pixels);
         let outputs = session.run_with_options(inputs, options);
         let outputs = outputs.map_err(EngineError::Run)?;
@@ -308,17 +310,32 @@ impl Engine for OnnxSession {
     }
 }
 
-/// Converts a batch of at least one image, all of one size, into the network's input
-/// `[N, 3, H, W] f32`.
-pub(super) fn input_tensor(
-    batch: Vec<PreparedImage>,
-) -> Result<ort::value::Tensor<f32>, EngineError> {
-    let size = batch.first().map_or((0, 0), |image| {
-        (image.size.height as usize, image.size.width as usize)
-    });
-    let shape = [batch.len(), 3, size.0, size.1];
-    let tensor = ort::value::Tensor::from_array((shape, concatenate(batch)));
-    tensor.map_err(EngineError::Run)
+/// The input `[N, 3, H, W] f32` of a network. It must outlive the outputs of the run, because an output can be the input
+/// itself.
+pub(super) struct BatchInput {
+    shape: [usize; 4],
+    data: Planes,
+}
+
+impl BatchInput {
+    /// Joins the images of a batch, at least one and all of one size.
+    pub(super) fn new(batch: Vec<PreparedImage>) -> Self {
+        let size = batch.first().map_or((0, 0), |image| {
+            (image.size.height as usize, image.size.width as usize)
+        });
+        Self {
+            shape: [batch.len(), 3, size.0, size.1],
+            data: concatenate(batch),
+        }
+    }
+
+    /// Returns the input as a tensor of ONNX Runtime, without a copy.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`] if the images do not have as many values as their size states.
+    pub(super) fn view(&self) -> Result<TensorRef<'_, f32>, EngineError> {
+        TensorRef::from_array_view((self.shape, &*self.data)).map_err(EngineError::Run)
+    }
 }
 
 /// Borrows the `f32` elements of a session's output.
@@ -328,13 +345,13 @@ pub(super) fn view(value: &DynValue) -> Result<TensorView<'_>, EngineError> {
 }
 
 /// Concatenates the elements of all images in batch order. A batch of one image is not copied.
-fn concatenate(mut batch: Vec<PreparedImage>) -> Vec<f32> {
+fn concatenate(mut batch: Vec<PreparedImage>) -> Planes {
     if batch.len() == 1 {
         return batch.remove(0).data;
     }
-    let mut data = Vec::with_capacity(batch.iter().map(|image| image.data.len()).sum());
+    let mut data: Vec<f32> = Vec::with_capacity(batch.iter().map(|image| image.data.len()).sum());
     for image in &batch {
         data.extend_from_slice(&image.data);
     }
-    data
+    data.into()
 }

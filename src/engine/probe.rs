@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ort::session::{Session, SessionOutputs};
 
-use super::onnx_runtime::{commit, input_tensor, view};
+use super::onnx_runtime::{BatchInput, commit, view};
 use super::wide::Sessions;
 use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
 use crate::image::PreparedImage;
@@ -95,10 +95,8 @@ impl Probe {
         let outputs = &self.outputs;
         match &mut self.stage {
             Stage::First(session) => {
-                // The input is borrowed because an output can be the input itself, whose memory
-                // must outlive the outputs.
-                let input = input_tensor(vec![image])?;
-                let values = session.run(ort::inputs![&input]);
+                let input = BatchInput::new(vec![image]);
+                let values = session.run(ort::inputs![input.view()?]);
                 let values = values.map_err(EngineError::Run)?;
                 read(outputs, &values).map(Some)
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ort::session::{SessionInputValue, SessionOutputs};
 
-use super::onnx_runtime::{ArenaPolicy, input_tensor, view};
+use super::onnx_runtime::{ArenaPolicy, BatchInput, view};
 use super::wide::Sessions;
 use super::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, TensorView};
 use crate::image::{ImageSize, PreparedImage};
@@ -131,10 +131,11 @@ impl TwoStageSession {
         let padded = batch.first().map_or(EMPTY, |image| image.size);
         let options = self.memory.options(&batch);
         let pixels = batch.iter().map(|image| image.size.pixels()).sum();
-        let input = input_tensor(batch)?;
+        // Declared before the outputs, because an output can be the input itself.
+        let input = BatchInput::new(batch);
         let (mut features, run) = self.features.begin(pixels);
         let outputs = features
-            .run_with_options(ort::inputs![input], options)
+            .run_with_options(ort::inputs![input.view()?], options)
             .map_err(EngineError::Run)?;
         run.succeeded();
         let mut chosen = Vec::with_capacity(contents.len());

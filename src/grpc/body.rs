@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::call::Call;
 use crate::error::ServeError;
-use crate::http::extract::unreadable;
+use crate::http::body::unreadable;
 use crate::http::upload::Pausing;
 
 /// Bytes of a message before its content: whether it is compressed, and its length.

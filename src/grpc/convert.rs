@@ -76,7 +76,7 @@ fn input(
     no_shared_memory(&field("parameters"), tensor.parameters.keys())?;
     let datatype = DataType::parse(&field("datatype"), &tensor.datatype)?;
     let data = match (tensor.contents, raw) {
-        (None, Some(raw)) => TensorData::Raw(raw.into()),
+        (None, Some(raw)) => TensorData::Raw(raw),
         (Some(contents), None) => typed(&field("contents"), datatype, contents)?,
         (None, None) => {
             let expected = "elements here or in raw_input_contents";
@@ -113,7 +113,7 @@ fn typed(
             for value in values {
                 bytes.extend_from_slice(&value.to_le_bytes());
             }
-            Ok(TensorData::Raw(Bytes::from(bytes).into()))
+            Ok(TensorData::Raw(Bytes::from(bytes)))
         }
         DataType::Bytes if values.is_empty() => Ok(TensorData::Elements(elements)),
         _ => Err(bad(
@@ -228,11 +228,11 @@ mod tests {
         let cases = [
             (
                 message(vec![bare("FP32")], &[b"\0\0\x80\x3f"]),
-                TensorData::Raw(Bytes::from(one.clone()).into()),
+                TensorData::Raw(Bytes::from(one.clone())),
             ),
             (
                 message(vec![tensor("FP32", values(&[1.0]))], &[]),
-                TensorData::Raw(Bytes::from(one).into()),
+                TensorData::Raw(Bytes::from(one)),
             ),
             (
                 message(vec![tensor("BYTES", elements(&[b"a", b""]))], &[]),

@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 
-use super::extract::refuse;
+use super::body::refuse;
 use super::problem::Problem;
 use super::respond::Finished;
 use super::task::failed;

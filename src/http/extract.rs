@@ -1,24 +1,23 @@
-//! Extracts the encoded images from the body of a request, within the limits on size and memory.
+//! Finds the encoded images in the body of a request, within the limits on their number.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::multipart::MultipartError;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
 use super::cut;
-use super::gunzip::{self, Compression};
-use crate::admission::{Admission, Deadline};
+use super::gunzip::Compression;
+use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::DecodeOptions;
@@ -26,17 +25,6 @@ use crate::metrics::Stage;
 pub(super) use crate::pipeline::INLINE_BYTES;
 use crate::pipeline::{Input, check_densities, encoded_images};
 use crate::pool::JobCost;
-use crate::segments::Segments;
-
-/// Maximum number of bytes of a rejected body that are read and dropped, so that the client can
-/// read the response.
-const DISCARD_BYTES: usize = 64 << 20;
-/// Maximum time spent on reading and dropping a rejected body.
-const DISCARD_TIME: Duration = Duration::from_secs(2);
-
-/// Size in bytes of a part of a body that is kept as it arrived. Smaller parts are copied, because their buffers, of 32 KiB,
-/// may be mostly empty.
-const KEPT_BYTES: usize = 24 << 10;
 
 /// Predicted time to find the images in a request body and to read their headers, in nanoseconds
 /// per byte of the body. It is the time for JSON, the slowest kind of body, whose base64 is
@@ -100,7 +88,7 @@ pub(super) async fn read_inputs(
     admission: &mut Admission,
     format: BodyFormat,
     parts: Parts,
-    body: Segments,
+    body: Bytes,
 ) -> Result<Content<Input>, ServeError> {
     // Before the body is parsed, so that an overloaded server rejects a request for little work.
     admission.reserve_images(1)?;
@@ -108,7 +96,7 @@ pub(super) async fn read_inputs(
     let started = Instant::now();
     let scan = move || {
         let started = Instant::now();
-        let inputs = format.inputs(parts, body.into_bytes());
+        let inputs = format.inputs(parts, body);
         (inputs, started.elapsed())
     };
     let (inputs, scanning) = if bytes <= INLINE_BYTES {
@@ -240,138 +228,6 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
             Err(ServeError::UnsupportedMediaType { got })
         }
     }
-}
-
-/// Reads a request body, which is compressed as `encoding` states, into memory that `admission` reserves while the body
-/// arrives. If the body cannot be used, or does not arrive before the deadline, the remainder of the body is read and
-/// dropped, and an error is returned.
-pub(super) async fn read_body(
-    app: &App,
-    admission: &mut Admission,
-    encoding: Option<Compression>,
-    headers: &HeaderMap,
-    body: &mut Body,
-) -> Result<Segments, ServeError> {
-    let started = Instant::now();
-    admission.progress.enter(Stage::receive);
-    let collected = match check_length(app.limits.max_body_bytes, headers) {
-        Err(error) => Err(error),
-        Ok(announced) => match encoding {
-            None => collect(app, admission, announced, body).await,
-            Some(compression) => gunzip::collect(app, admission, compression, body)
-                .await
-                .map(Segments::from),
-        },
-    };
-    admission.timing[Stage::receive] += started.elapsed();
-    if let Err(error) = &collected
-        && !matches!(
-            error,
-            ServeError::BodyInterrupted | ServeError::BodyTooSlow { .. }
-        )
-    {
-        refuse(headers, body).await;
-    }
-    if collected.is_ok() {
-        admission.progress.enter(Stage::admission);
-    }
-    collected
-}
-
-/// Returns the length of the body that the `Content-Length` header announces, or `None` without this header.
-fn check_length(limit: usize, headers: &HeaderMap) -> Result<Option<usize>, ServeError> {
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: usize| length > limit) {
-        return Err(ServeError::BodyTooLarge { limit });
-    }
-    Ok(announced)
-}
-
-/// Reads a body that is not compressed into memory. `admission` reserves the memory before each part of the body is
-/// kept or copied.
-async fn collect(
-    app: &App,
-    admission: &mut Admission,
-    announced: Option<usize>,
-    body: &mut Body,
-) -> Result<Segments, ServeError> {
-    let limit = app.limits.max_body_bytes;
-    let mut kept = Segments::default();
-    // The parts that arrived since the last one in `kept`.
-    let mut copied: Vec<u8> = Vec::new();
-    while let Some(data) = next_data(body, admission.deadline).await? {
-        let needed = copied.len() + data.len();
-        if kept.len() + needed > limit {
-            return Err(ServeError::BodyTooLarge { limit });
-        }
-        if data.len() >= KEPT_BYTES {
-            admission.reserve_body(kept.len() + needed)?;
-            copied.shrink_to_fit();
-            kept.push(std::mem::take(&mut copied).into());
-            kept.push(data);
-            continue;
-        }
-        if needed > copied.capacity() {
-            // Doubling the capacity amortizes the cost of copying, as in a vector. It stops at the
-            // length that the `Content-Length` header announces.
-            let most = announced.unwrap_or(limit).saturating_sub(kept.len());
-            let capacity = (2 * copied.capacity()).min(most).max(needed);
-            admission.reserve_body(kept.len() + capacity)?;
-            copied.reserve_exact(capacity - copied.len());
-        }
-        copied.extend_from_slice(&data);
-    }
-    kept.push(copied.into());
-    Ok(kept)
-}
-
-/// Returns the next data of the body, or `None` at its end.
-///
-/// # Errors
-/// [`ServeError::BodyTimeout`] if nothing arrives before `deadline`, [`ServeError::BodyInterrupted`] and
-/// [`ServeError::BodyTooSlow`] if the connection fails or is too slow.
-pub(super) async fn next_data(
-    body: &mut Body,
-    deadline: Deadline,
-) -> Result<Option<Bytes>, ServeError> {
-    loop {
-        let frame = deadline.bound(async { Ok(body.frame().await) }).await;
-        let frame = frame.map_err(|error| match error {
-            ServeError::DeadlinePassed { limit } => ServeError::BodyTimeout { limit },
-            error => error,
-        })?;
-        let Some(frame) = frame else {
-            return Ok(None);
-        };
-        // A frame without data holds trailers, which are not part of the image.
-        if let Ok(data) = frame.map_err(unreadable)?.into_data() {
-            return Ok(Some(data));
-        }
-    }
-}
-
-/// Returns the error of a request whose body cannot be read because of `error`.
-pub(crate) fn unreadable(error: axum::Error) -> ServeError {
-    let known = error.into_inner().downcast::<ServeError>();
-    known.map_or(ServeError::BodyInterrupted, |error| *error)
-}
-
-/// Reads and drops the body of a rejected request. A client that sent `Expect: 100-continue` sends
-/// no body before it gets permission, so its body is not read.
-pub(super) async fn refuse(headers: &HeaderMap, body: &mut Body) {
-    if !headers.contains_key(EXPECT) {
-        discard(body).await;
-    }
-}
-
-/// Reads and drops a bounded part of `body`. Closing a connection with unread data resets it, and
-/// the client would never see the response.
-async fn discard(body: &mut Body) {
-    let mut body = Limited::new(body, DISCARD_BYTES);
-    let read = async { while let Some(Ok(_)) = body.frame().await {} };
-    let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
 /// Returns the contents of the parts of a multipart body, which must have names of `form`, with or without `[]` at the

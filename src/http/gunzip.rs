@@ -5,7 +5,8 @@ use std::fmt::Display;
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::extract::{INLINE_BYTES, next_data};
+use super::body::next_data;
+use super::extract::INLINE_BYTES;
 use super::gzip::Gzip;
 use super::zlib::Zlib;
 use crate::admission::Admission;

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt as _;
 use tracing::Span;
 
-use super::extract::refuse;
+use super::body::refuse;
 use super::middleware::recorded_status;
 use super::pages;
 use super::problem::Problem;

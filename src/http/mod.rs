@@ -9,6 +9,7 @@ mod accept;
 pub mod access;
 pub(crate) mod activity;
 mod begun;
+pub(crate) mod body;
 mod classify;
 mod compat;
 mod connection;
@@ -17,7 +18,7 @@ mod control;
 mod cors;
 mod detect;
 mod embed;
-pub(crate) mod extract;
+mod extract;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -25,6 +26,7 @@ mod gunzip;
 mod gzip;
 mod health;
 mod http2;
+mod joined;
 pub(crate) mod keys;
 pub mod listener;
 pub mod metrics;
@@ -225,7 +227,7 @@ async fn openapi() -> impl IntoResponse {
 
 async fn https_required(request: Request) -> Problem {
     let (parts, body) = request.into_parts();
-    extract::refuse(&parts.headers, &mut { body }).await;
+    body::refuse(&parts.headers, &mut { body }).await;
     ServeError::HttpsRequired.into()
 }
 

@@ -9,11 +9,12 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
+use bytes::Bytes;
 
 use super::begun::Begun;
+use super::body::{Layout, read_body};
 use super::extract::{
-    BodyFormat, Fields, Form, Framing, GZIP, INLINE_BYTES, encoding, framing, read_body,
-    read_inputs,
+    BodyFormat, Fields, Form, Framing, GZIP, INLINE_BYTES, encoding, framing, read_inputs,
 };
 use super::gunzip::Compression;
 use super::problem::Problem;
@@ -28,7 +29,6 @@ use crate::parameters::Params;
 use crate::pipeline::{self, Cost, Postprocess, check_memory, decode_fast};
 use crate::pool::JobCost;
 use crate::registry::{Entry, LoadedModel};
-use crate::segments::Segments;
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
@@ -132,7 +132,11 @@ async fn process<T: TaskRoute>(
 ) -> Result<Finished, ServeError> {
     let (deadline, trace) = (admission.deadline, admission.trace.clone());
     let receiving = trace.begin(Stage::receive);
-    let body = read_body(app, &mut admission, head.encoding, &parts.headers, body).await?;
+    let layout = Layout {
+        encoding: head.encoding,
+        tensors: 0,
+    };
+    let body = read_body(app, &mut admission, layout, &parts.headers, body).await?;
     receiving.end();
     let work = async {
         let (task, results) = head.run(app, admission, parts, body).await?;
@@ -219,7 +223,7 @@ impl<T: TaskRoute> Head<T> {
         app: &App,
         mut admission: Admission,
         parts: Parts,
-        body: Segments,
+        body: Bytes,
     ) -> Result<(T, ResponseOf<T>), ServeError> {
         let format = BodyFormat {
             framing: self.framing,

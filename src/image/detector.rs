@@ -85,7 +85,7 @@ impl DetectorTransform {
         Ok(PreparedImage {
             size: sizes.padded,
             content: sizes.resized,
-            data,
+            data: data.into(),
         })
     }
 }

@@ -25,6 +25,7 @@ mod learned;
 mod normalize;
 mod orientation;
 mod passes;
+mod planes;
 mod png;
 mod preprocess;
 mod probe;
@@ -59,6 +60,7 @@ pub use detector_sizes::{DetectorResize, DetectorSize, DetectorSizes, bounded_si
 pub use foreign::ForeignFile;
 pub use learned::DecodeTimes;
 pub use normalize::Normalizer;
+pub use planes::Planes;
 pub use preprocess::{MAX_INPUT_PIXELS, PreparedImage, Preprocessor};
 pub use probe::{ImageHeader, probe};
 pub use resize::{Extent, Window, resize_window, short_side_size};

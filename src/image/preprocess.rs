@@ -6,8 +6,8 @@ use super::decoded::Placement;
 use super::detector::DetectorTransform;
 use super::resize::resize_placed;
 use super::{
-    DecodedImage, DetectorResize, DetectorSize, Extent, ImageError, ImageSize, Normalizer, Scale,
-    Window, short_side_size,
+    DecodedImage, DetectorResize, DetectorSize, Extent, ImageError, ImageSize, Normalizer, Planes,
+    Scale, Window, short_side_size,
 };
 use crate::cancel::Cancel;
 use crate::manifest::{ChannelOrder, Filter, Preprocess, Resize};
@@ -27,7 +27,7 @@ pub struct PreparedImage {
     /// padding.
     pub content: ImageSize,
     /// Planes of normalized values, in the network's channel order: `[3, H, W]`.
-    pub data: Vec<f32>,
+    pub data: Planes,
 }
 
 impl PreparedImage {
@@ -36,7 +36,7 @@ impl PreparedImage {
         Self {
             size,
             content: size,
-            data,
+            data: data.into(),
         }
     }
 }
@@ -184,8 +184,9 @@ impl Preprocessor {
     ) -> Result<PreparedImage, ImageError> {
         let mut prepared = self.transform.run(pixels, placement, cancel)?;
         if self.order == ChannelOrder::Bgr {
-            let plane = prepared.data.len() / 3;
-            let (red, rest) = prepared.data.split_at_mut(plane);
+            let planes = prepared.data.to_mut();
+            let plane = planes.len() / 3;
+            let (red, rest) = planes.split_at_mut(plane);
             red.swap_with_slice(&mut rest[plane..]);
         }
         Ok(prepared)
@@ -323,7 +324,7 @@ mod tests {
         for (width, height) in [(1, 4000), (4000, 1), (1, 1)] {
             let image = RgbImage::from_pixel(width, height, image::Rgb([255, 255, 255]));
             let tensor = preprocessor(Some(224)).run(&image).unwrap();
-            assert!(tensor.data == vec![1.0; 3 * 224 * 224], "{width}x{height}");
+            assert!(*tensor.data == vec![1.0; 3 * 224 * 224], "{width}x{height}");
         }
         for height in [25, 4000] {
             let result = preprocessor(None).run(&RgbImage::new(1, height));

@@ -1,5 +1,7 @@
 //! Validation of a request's input tensors: they become the inputs of the pipeline.
 
+use bytes::Bytes;
+
 use super::face::Face;
 use super::tensor::{DataType, InputTensor, TensorData, elements, show, split_elements};
 use crate::app::Limits;
@@ -8,7 +10,6 @@ use crate::image::{DecodeMode, DecodeOptions, ImageSize, Orientation, Preprocess
 use crate::parameters::{bad, cut};
 use crate::pipeline::{Input, RawTensor, check_densities, decode_fast, encoded_images};
 use crate::registry::LoadedModel;
-use crate::segments::Segments;
 
 /// Maximum number of input names that an error lists.
 const LISTED: usize = 4;
@@ -103,7 +104,7 @@ impl Reader<'_> {
                 let expected = format!("{images} elements for shape {}", show(&tensor.shape));
                 return Err(bad("inputs[0]", &expected, &files.len().to_string()));
             }
-            TensorData::Raw(data) => split_elements("inputs[0]", &data.into_bytes(), images)?,
+            TensorData::Raw(data) => split_elements("inputs[0]", &data, images)?,
         };
         let options = DecodeOptions {
             max_pixels: self.limits.max_pixels,
@@ -178,14 +179,10 @@ fn size_of(width: i64, height: i64) -> Option<ImageSize> {
 ///
 /// # Errors
 /// [`ServeError::BadParameter`] for the tensor face of a model whose images have no fixed size.
-pub fn whole_body(
-    model: &LoadedModel,
-    face: Face,
-    body: Segments,
-) -> Result<InputTensor, ServeError> {
+pub fn whole_body(model: &LoadedModel, face: Face, body: Bytes) -> Result<InputTensor, ServeError> {
     let (datatype, shape, data) = match (face, model.preprocessor.fixed_size()) {
         (Face::Image, _) => {
-            let file = TensorData::Elements(vec![body.into_bytes()]);
+            let file = TensorData::Elements(vec![body]);
             (DataType::Bytes, vec![1], file)
         }
         (Face::Tensor, Some(size)) => (

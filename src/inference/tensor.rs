@@ -5,7 +5,6 @@ use bytes::Bytes;
 use crate::engine;
 use crate::error::ServeError;
 use crate::parameters::bad;
-use crate::segments::Segments;
 
 /// The data type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +96,7 @@ impl DataType {
 pub enum TensorData {
     /// All elements in row-major order and little-endian byte order. Each element of [`DataType::Bytes`] follows its
     /// length, a `u32`.
-    Raw(Segments),
+    Raw(Bytes),
     /// The elements of a tensor of [`DataType::Bytes`] in row-major order.
     Elements(Vec<Bytes>),
 }

@@ -215,7 +215,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Converts a tensor, a large one on the image pool.
+    /// Returns a client's tensor as the network's input, on the image pool if that takes long.
     async fn convert(self, tensor: RawTensor) -> Result<PreparedImage, ServeError> {
         match tensor.cost() {
             None => Ok(tensor.prepare()),

@@ -12,7 +12,6 @@ use super::message::{Data, Input, unreadable};
 use crate::error::ServeError;
 use crate::inference::{DataType, InputTensor, TensorData, elements};
 use crate::parameters::bad;
-use crate::segments::Segments;
 
 /// Returns the memory in bytes that the elements of `input` take in addition to the body, or an error if the JSON text
 /// is too short for the number of elements that the shape states.
@@ -47,13 +46,13 @@ pub(super) fn read(input: Input) -> Result<InputTensor, ServeError> {
     let data = match (data, datatype) {
         (Data::Binary(bytes), _) => TensorData::Raw(bytes),
         (Data::Json(text), DataType::Fp32) => {
-            TensorData::Raw(floats(&text, elements("shape", &shape)? as usize)?.into())
+            TensorData::Raw(floats(&text, elements("shape", &shape)? as usize)?)
         }
         (Data::Json(text), DataType::Bytes) => {
             TensorData::Elements(files(&text, elements("shape", &shape)? as usize)?)
         }
         // No model has an input of another data type, so that its elements are not read.
-        (Data::Json(_), _) => TensorData::Raw(Segments::default()),
+        (Data::Json(_), _) => TensorData::Raw(Bytes::new()),
     };
     Ok(InputTensor {
         name,

@@ -7,9 +7,11 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::response::Response;
+use bytes::Bytes;
 
 use super::super::begun::Begun;
-use super::super::extract::{GZIP_OR_DEFLATE, encoding, read_body};
+use super::super::body::{Layout, read_body};
+use super::super::extract::{GZIP_OR_DEFLATE, encoding};
 use super::super::gunzip::Compression;
 use super::super::problem::Problem;
 use super::super::respond::Finished;
@@ -20,18 +22,15 @@ use super::write::{Form, write};
 use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
-use crate::inference::{self, Face, InferRequest, InferResponse, InputTensor, Target, whole_body};
+use crate::inference::{self, InferRequest, InferResponse, InputTensor, Target, whole_body};
 use crate::metrics::Stage;
 use crate::parameters::bad;
 use crate::pipeline::INLINE_BYTES;
 use crate::pool::JobCost;
 use crate::registry::Entry;
-use crate::segments::Segments;
 
 /// Predicted time to parse a message, in nanoseconds per byte of JSON.
 const PARSE_NANOS_PER_BYTE: u64 = 10;
-/// Predicted time to join the pieces of a body, in nanoseconds per byte.
-const JOIN_NANOS_PER_BYTE: u64 = 1;
 /// Predicted time to write a response, in nanoseconds per byte of its outputs.
 const WRITE_NANOS_PER_BYTE: u64 = 10;
 
@@ -87,7 +86,14 @@ impl Head {
     ) -> Result<Finished, ServeError> {
         let (deadline, trace) = (admission.deadline, admission.trace.clone());
         let receiving = trace.begin(Stage::receive);
-        let body = read_body(app, &mut admission, self.encoding, &parts.headers, body).await?;
+        let layout = Layout {
+            encoding: self.encoding,
+            tensors: match self.framing {
+                Framing::Binary { header } => header,
+                Framing::Json | Framing::Tensor => 0,
+            },
+        };
+        let body = read_body(app, &mut admission, layout, &parts.headers, body).await?;
         receiving.end();
         let work = async {
             let (request, form) = self.read(app, &mut admission, body).await?;
@@ -105,16 +111,12 @@ impl Head {
         &self,
         app: &App,
         admission: &mut Admission,
-        body: Segments,
+        body: Bytes,
     ) -> Result<(InferRequest, Form), ServeError> {
         let header = match self.framing {
             Framing::Json => None,
             Framing::Binary { header } => Some(header),
             Framing::Tensor => {
-                let body = match self.target.face {
-                    Face::Image => joined(app, body).await?,
-                    Face::Tensor => body,
-                };
                 let input = whole_body(&admission.model, self.target.face, body)?;
                 let request = InferRequest {
                     inputs: vec![input],
@@ -171,16 +173,6 @@ impl Head {
             default,
         }
     }
-}
-
-/// Returns the image file `body` in one piece. The pieces of a large one are joined on the image pool.
-async fn joined(app: &App, body: Segments) -> Result<Segments, ServeError> {
-    let join = move |body: Segments| Segments::from(body.into_bytes());
-    if body.len() <= INLINE_BYTES || body.pieces().len() == 1 {
-        return Ok(join(body));
-    }
-    let cost = JobCost::time(body.len() as u64 * JOIN_NANOS_PER_BYTE);
-    app.pool.run(cost, move || join(body)).await
 }
 
 /// Runs `job`, which reads `bytes` bytes of JSON: on the image pool if they are many.

@@ -10,7 +10,6 @@ use super::values::{Bounded, MAX_ITEMS, Name, Object, Values};
 use crate::error::ServeError;
 use crate::inference::{DataType, Parameter, Parameters, RequestedOutput};
 use crate::parameters::{bad, cut};
-use crate::segments::Segments;
 
 /// Maximum nesting of a JSON message.
 const MAX_DEPTH: usize = 100;
@@ -69,7 +68,7 @@ pub(super) enum Data {
     /// JSON text, usually of an array.
     Json(Bytes),
     /// Binary elements.
-    Binary(Segments),
+    Binary(Bytes),
 }
 
 /// An output that a message asks for.
@@ -97,14 +96,14 @@ pub(super) struct Message {
 ///
 /// # Errors
 /// [`ServeError::BadBody`] and [`ServeError::BadParameter`] for a message that is wrong.
-pub(super) fn parse(body: Segments, header: Option<usize>) -> Result<Message, ServeError> {
+pub(super) fn parse(body: Bytes, header: Option<usize>) -> Result<Message, ServeError> {
     let length = header.unwrap_or(body.len());
     if length > body.len() {
         let expected = format!("at most {} bytes, the length of the body", body.len());
         return Err(bad(HEADER_LENGTH.as_str(), &expected, &length.to_string()));
     }
     let mut binary = body;
-    let json = binary.split_to(length).into_bytes();
+    let json = binary.split_to(length);
     let document: Document<'_> = object(&json)?;
     let alone = document.inputs.0.len() == 1;
     let inputs = document.inputs.0.into_iter().enumerate();
@@ -212,7 +211,7 @@ impl RawInput<'_> {
         self,
         index: usize,
         alone: bool,
-        (json, binary): (&Bytes, &mut Segments),
+        (json, binary): (&Bytes, &mut Bytes),
     ) -> Result<Input, ServeError> {
         let mut parameters = self.parameters.unwrap_or_default().0;
         let field = format!("inputs[{index}]");

@@ -111,13 +111,13 @@ pub(super) fn read_message(headers: &HeaderMap, body: &Bytes) -> Result<usize, S
         message::Framing::Tensor => return Ok(body.len()),
     };
     let mut bytes = 0;
-    for input in message::parse(body.clone().into(), header)?.inputs {
+    for input in message::parse(body.clone(), header)?.inputs {
         elements::memory(&input)?;
         let tensor = elements::read(input)?;
         bytes += match tensor.data {
             TensorData::Raw(data) if tensor.datatype == DataType::Bytes => {
                 let count = inference::elements("shape", &tensor.shape)?;
-                let parts = inference::split_elements("data", &data.into_bytes(), count as usize)?;
+                let parts = inference::split_elements("data", &data, count as usize)?;
                 parts.iter().map(Bytes::len).sum()
             }
             TensorData::Raw(data) => data.len(),

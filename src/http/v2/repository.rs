@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::super::body::refuse;
 use super::super::control::NotFromPage;
-use super::super::extract::refuse;
 use super::super::problem::Problem;
 use super::Named;
 use super::message::object;

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use base64::Engine as _;
@@ -266,8 +266,10 @@ async fn a_body_gives_the_same_result_however_it_arrives() {
     let whole = infer_binary(&app, TENSOR, &tensor_message(2), &tensors).await;
     let whole = value(whole).await;
     assert!(whole["outputs"].is_array(), "{whole}");
-    // Parts that are kept, that are copied, and both, none of which ends where a value does.
-    for sizes in [&[30_001][..], &[4_097], &[25_001, 3, 24_577, 1, 1]] {
+    // Parts none of which ends where a value does, without their length, and with the right one or a wrong one.
+    let announced = [None, Some(body.len()), Some(7), Some(3 * body.len())];
+    let cases = [&[30_001][..], &[4_097], &[25_001, 3, 24_577, 1, 1]];
+    for (sizes, announced) in cases.into_iter().flat_map(|s| announced.map(|a| (s, a))) {
         let (mut rest, mut parts) = (&body[..], Vec::new());
         for size in sizes.iter().cycle() {
             let (part, left) = rest.split_at((*size).min(rest.len()));
@@ -278,10 +280,31 @@ async fn a_body_gives_the_same_result_however_it_arrives() {
             }
         }
         let body = Body::from_stream(futures_util::stream::iter(parts));
-        let request = Request::post(TENSOR).header(HEADER_LENGTH, &length);
+        let mut request = Request::post(TENSOR).header(HEADER_LENGTH, &length);
+        if let Some(announced) = announced {
+            request = request.header(CONTENT_LENGTH, announced);
+        }
         let request = request.body(body).unwrap();
         let response = router(Arc::clone(&app)).oneshot(request).await.unwrap();
-        assert_eq!(value(response).await, whole, "{sizes:?}");
+        assert_eq!(value(response).await, whole, "{sizes:?} {announced:?}");
+    }
+    assert_eq!(app.bodies.used(), 0);
+}
+
+#[tokio::test]
+async fn tensors_after_json_of_any_length_are_run() {
+    let app = app();
+    let tensors: Vec<u8> = (0..2 * TENSOR_BYTES / 4)
+        .flat_map(|index| (index as f32).to_le_bytes())
+        .collect();
+    let whole = infer_binary(&app, TENSOR, &tensor_message(2), &tensors).await;
+    let whole = value(whole).await;
+    for spaces in 0..17 {
+        let message = tensor_message(2).to_string() + &" ".repeat(spaces);
+        let body = [message.as_bytes(), &tensors].concat();
+        let length = message.len().to_string();
+        let response = post(&app, TENSOR, &[(HEADER_LENGTH.as_str(), &length)], body).await;
+        assert_eq!(value(response).await, whole, "{spaces}");
     }
     assert_eq!(app.bodies.used(), 0);
 }

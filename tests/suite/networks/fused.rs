@@ -145,7 +145,7 @@ fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region
 
 fn images(input: &PreparedImage) -> (String, Input) {
     let shape = vec![1, 3, input.size.height as usize, input.size.width as usize];
-    ("images".to_owned(), Input::F32(shape, input.data.clone()))
+    ("images".to_owned(), Input::F32(shape, input.data.to_vec()))
 }
 
 fn build_fused(manifest: &ModelManifest, state: &StateDict, opset: i64) -> Model {

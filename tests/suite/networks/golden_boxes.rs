@@ -37,7 +37,7 @@ fn answer(case: &DetectionCase) -> (Outputs, Vec<Detection>) {
     let image = PreparedImage {
         size: image_size(case.padded),
         content: image_size(case.resized),
-        data: case.input(&manifest).0,
+        data: case.input(&manifest).0.into(),
     };
     let detector = Detector::of(&manifest).unwrap().unwrap();
     let source = ModelSource {

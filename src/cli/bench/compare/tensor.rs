@@ -209,7 +209,7 @@ fn prepared(image: &Image, height: u32, width: u32) -> Result<Vec<f32>> {
         channel_order: None,
         pad_to: 1,
     };
-    Ok(Preprocessor::new(&preprocess).run(&pixels)?.data)
+    Ok(Preprocessor::new(&preprocess).run(&pixels)?.data.to_vec())
 }
 
 /// Converts `[3, H, W]` to `[H, W, 3]`.
