@@ -10,8 +10,8 @@ use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use open_inference::model_infer_request::InferInputTensor;
 use open_inference::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelStreamInferResponse,
-    RepositoryModelLoadRequest, ServerReadyResponse,
+    InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelStreamInferResponse, RepositoryModelLoadRequest, ServerReadyResponse,
 };
 use prost::Message;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
@@ -138,6 +138,57 @@ async fn an_image_is_classified_and_its_memory_is_released() {
     assert!(labels.starts_with(b"\x03\0\0\0dog"), "{labels:?}");
     let counted = format!("sightline_requests_total{{route=\"{INFER}\",status=\"200\"");
     assert_eq!(metric(&app, &counted), 1.0);
+    expect_nothing_reserved(&app).await;
+}
+
+/// Returns the body `bytes` in two frames, the first of which has `at` bytes.
+fn in_two(bytes: &[u8], at: usize) -> Body {
+    let (first, second) = bytes.split_at(at);
+    let frames = [first, second].map(|part| Ok::<_, std::io::Error>(part.to_vec()));
+    Body::from_stream(stream::iter(frames))
+}
+
+#[tokio::test]
+async fn a_message_gives_the_same_result_however_it_arrives() {
+    let app = running();
+    let usual = image("seven", png_file());
+    let expected = send(&app, call(INFER, framed(std::slice::from_ref(&usual)))).await;
+    let expected: ModelInferResponse = expected.message();
+    let raw = ModelInferRequest {
+        raw_input_contents: usual.raw_input_contents.clone(),
+        ..ModelInferRequest::default()
+    };
+    let rest = ModelInferRequest {
+        raw_input_contents: Vec::new(),
+        ..usual.clone()
+    };
+    let mut typed = rest.clone();
+    typed.inputs[0].contents = Some(InferTensorContents {
+        bytes_contents: vec![png_file().into()],
+        ..InferTensorContents::default()
+    });
+    let raw_first = [raw.encode_to_vec(), rest.encode_to_vec()].concat();
+    for message in [usual.encode_to_vec(), typed.encode_to_vec(), raw_first] {
+        let body = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+        for at in 0..=body.len() {
+            let ended = send(&app, call(INFER, in_two(&body, at))).await;
+            assert_eq!(ended.message::<ModelInferResponse>(), expected, "{at}");
+        }
+        // Without its end, or with another message after it.
+        for (body, code) in [
+            (&body[..body.len() - 1], "3"),
+            (&[&body[..], &[0]].concat(), "3"),
+        ] {
+            for at in [1, 5, 6, body.len() - 1] {
+                let ended = send(&app, call(INFER, in_two(body, at))).await;
+                assert_eq!(ended.code, code, "{at}");
+            }
+        }
+    }
+    let mut two = usual;
+    two.raw_input_contents.push(Bytes::from_static(b"more"));
+    let ended = send(&app, call(INFER, framed(&[two]))).await;
+    assert_eq!(ended.code, "3", "{}", ended.message);
     expect_nothing_reserved(&app).await;
 }
 
