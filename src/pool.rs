@@ -282,11 +282,14 @@ mod tests {
         let (running, waiting) = (reserve(), reserve());
         assert!(running.is_some() && waiting.is_some());
         let (release, held) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = tokio::sync::oneshot::channel();
         let job = move || {
+            let _ = begin.send(());
             let _ = held.recv();
             drop(running);
         };
         let started = pool.start(second, job).await.unwrap();
+        begun.await.unwrap();
         let queued = pool.start(second, move || drop(waiting));
         let given_up = tokio::time::timeout(Duration::from_millis(5), queued).await;
         assert!(given_up.is_err(), "the only thread is in use");
