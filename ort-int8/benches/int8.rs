@@ -24,7 +24,7 @@ const LAYERS: [(usize, usize, usize, usize); 10] = [
 ];
 
 /// Pointwise layers as (pixels, input channels, output channels).
-const POINTWISE: [(usize, usize, usize); 8] = [
+const POINTWISE: [(usize, usize, usize); 10] = [
     (12_544, 32, 16),
     (12_544, 16, 96),
     (3136, 24, 144),
@@ -33,7 +33,12 @@ const POINTWISE: [(usize, usize, usize); 8] = [
     (196, 384, 64),
     (49, 960, 160),
     (49, 320, 1280),
+    (1, 240, 960),
+    (1, 960, 1280),
 ];
+
+/// Fully connected layers with fp32 results as (rows, inputs, outputs).
+const LINEAR: [(usize, usize, usize); 2] = [(1, 1280, 1000), (8, 1280, 1000)];
 
 fn depthwise(c: &mut Criterion) {
     let mut group = c.benchmark_group("depthwise");
@@ -76,19 +81,39 @@ fn depthwise(c: &mut Criterion) {
     group.finish();
 }
 
+fn pointwise_spec(inputs: usize, outputs: usize) -> PointwiseSpec {
+    PointwiseSpec {
+        inputs,
+        input_zero_point: 3,
+        output_zero_point: 100,
+        weights: (0..inputs * outputs).map(|i| (i * 37) as i8 / 2).collect(),
+        bias: vec![5; outputs],
+        multipliers: vec![1e-3; outputs],
+        table: None,
+    }
+}
+
+fn linear(c: &mut Criterion) {
+    let mut group = c.benchmark_group("linear");
+    for (rows, inputs, outputs) in LINEAR {
+        let Ok(layer) = Pointwise::new(pointwise_spec(inputs, outputs), Isa::detect()) else {
+            continue;
+        };
+        let data: Vec<u8> = (0..rows * inputs).map(|i| (i * 31) as u8).collect();
+        let mut output = vec![0.0; rows * outputs];
+        // Elements are multiplications here.
+        group.throughput(Throughput::Elements((rows * inputs * outputs) as u64));
+        group.bench_function(format!("{rows}x{inputs}x{outputs}"), |b| {
+            b.iter(|| layer.run_to_f32(black_box(&data), &mut output));
+        });
+    }
+    group.finish();
+}
+
 fn pointwise(c: &mut Criterion) {
     let mut group = c.benchmark_group("pointwise");
     for (pixels, inputs, outputs) in POINTWISE {
-        let spec = PointwiseSpec {
-            inputs,
-            input_zero_point: 3,
-            output_zero_point: 100,
-            weights: (0..inputs * outputs).map(|i| (i * 37) as i8 / 2).collect(),
-            bias: vec![5; outputs],
-            multipliers: vec![1e-3; outputs],
-            table: None,
-        };
-        let Ok(layer) = Pointwise::new(spec, Isa::detect()) else {
+        let Ok(layer) = Pointwise::new(pointwise_spec(inputs, outputs), Isa::detect()) else {
             continue;
         };
         let data: Vec<u8> = (0..pixels * inputs).map(|i| (i * 31) as u8).collect();
@@ -152,5 +177,5 @@ fn quantize(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, depthwise, pointwise, add, table, quantize);
+criterion_group!(benches, depthwise, pointwise, linear, add, table, quantize);
 criterion_main!(benches);

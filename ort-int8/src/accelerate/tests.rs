@@ -162,6 +162,25 @@ fn fully_connected_layers_are_replaced_and_compared() {
     let accelerated = accelerated(&model).unwrap().unwrap();
     let count = if Isa::detect().is_avx512() { 3 } else { 1 };
     assert_eq!(accelerated.operator_count, count);
+    // No rows, a few, and as many as two threads share.
+    for rows in [0, 1, 2, 5, 8, 700] {
+        let results = [&model.encode_to_vec(), &accelerated.model].map(|model| {
+            let builder = builder().unwrap();
+            let builder = builder
+                .with_operators(crate::operators(2).unwrap())
+                .unwrap();
+            let builder = builder.with_intra_threads(2).unwrap();
+            let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable);
+            let mut session = builder.unwrap().commit_from_memory(model).unwrap();
+            let values: Vec<f32> = uniform(3).take(rows * 3 * 4).collect();
+            let images = Tensor::from_array(([rows, 3, 2, 2], values)).unwrap();
+            let outputs = session.run([SessionInputValue::from(images)]).unwrap();
+            let (shape, values) = outputs[0].try_extract_tensor::<f32>().unwrap();
+            let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
+            (shape.to_vec(), bits)
+        });
+        assert!(results[0] == results[1], "{rows}");
+    }
 }
 
 #[test]

@@ -41,7 +41,8 @@ pub struct Depthwise {
     /// Bias, multipliers and weights for each element of a vector. The kernel processes an output
     /// row, `[W, C]`, in vectors of 64 elements, so vector `i` begins at channel `64 * i % C` of
     /// some pixel. The first channel repeats after `phases.len()` vectors: vector `i` uses phase
-    /// `i % phases.len()`. With [`Order::Blocked`], there is a phase for each block of channels.
+    /// `i % phases.len()`. With [`Order::Stacked`] and [`Order::Blocked`], there is a phase for each block of
+    /// 64 channels.
     pub(super) phases: Vec<Phase>,
     pub(super) table: Option<Box<[u8; 256]>>,
 }
@@ -49,7 +50,7 @@ pub struct Depthwise {
 /// Buffers that a convolution reuses in its next call. Each convolution needs its own.
 #[derive(Default)]
 pub struct Scratch {
-    /// `None` before the first call, and with [`Order::Blocked`].
+    /// `None` before the first call, and with an order other than [`Order::Interleaved`].
     input: Option<Input>,
     last_row: Vec<[u8; LANES]>,
     /// Empty unless the order is [`Order::Blocked`].

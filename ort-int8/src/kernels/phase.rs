@@ -19,7 +19,7 @@ pub(super) struct Phase {
     pub(super) bias: [[i32; 16]; 4],
     pub(super) multipliers: [[f32; 16]; 4],
     /// Weights by group of four taps and by part: the four weights of an element lie next to each
-    /// other.
+    /// other. With [`Order::Stacked`], the groups from [`LATE`] on, and then those from [`EARLY`] on.
     pub(super) weights: Vec<[Weights; 4]>,
 }
 
@@ -29,9 +29,10 @@ pub(super) enum Order {
     /// The kernel interleaves the bytes of four consecutive taps, which reorders the elements: part `k`
     /// holds elements `4 k` to `4 k + 3` of each group of sixteen.
     Interleaved,
-    /// The kernel reads the values of a column from a stack of rows: part `k` holds elements `16 k` to
-    /// `16 k + 15`. A group of four weights belongs to a column; the weight of the last row is the last
-    /// one of the group.
+    /// The kernel reads the values of a column from a stack of four rows, of which it needs three: part `k`
+    /// holds channels `16 k` to `16 k + 15` of a block of 64, and there is a phase for each block. A group of
+    /// four weights belongs to a column. There are two sets of groups: for the last three rows and for the
+    /// first three.
     Stacked,
     /// A vector holds 64 channels of one pixel, and there is a phase for each block of 64 channels. The parts
     /// are those of [`Order::Stacked`]. Each column of the convolution kernel, which has five rows, has two
@@ -73,7 +74,7 @@ impl Order {
         }
     }
 
-    /// Returns the number of groups of weights of a convolution kernel of `[height, width]` pixels.
+    /// Returns the number of groups of weights of a convolution kernel of `[height, width]` pixels, of one set.
     fn groups(self, [height, width]: [usize; 2]) -> usize {
         match self {
             Self::Interleaved => (height * width).div_ceil(QUAD),

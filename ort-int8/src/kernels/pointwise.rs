@@ -409,9 +409,9 @@ mod tests {
 
     #[test]
     fn results_in_fp32_equal_the_definition() {
-        for (inputs, outputs) in [(4, 1), (20, 16), (36, 40), (100, 112), (960, 72)] {
+        for (inputs, outputs) in [(4, 1), (20, 16), (36, 40), (100, 112), (960, 72), (8, 96)] {
             let spec = spec(inputs, outputs);
-            for count in [0, 1, 2, 7] {
+            for count in [0, 1, 2, 3, 4, 5, 7, 9] {
                 let pixels: Vec<u8> = noise(9)
                     .map(|value| value as u8)
                     .take(count * inputs)

@@ -63,8 +63,8 @@ pub(super) fn run(
 /// tile of any size. More are computed separately if a pixel has fewer than 8 channels.
 const LAST: usize = 8;
 
-/// Maximum number of pixels behind the last whole tile that are computed one by one: a tile for them would take
-/// as long as four of them.
+/// Maximum number of pixels behind the last whole tile that are computed in smaller tiles, which takes less time than
+/// another tile of the same size.
 const FEW: usize = 3;
 
 /// Where the results of a block are written.
@@ -77,7 +77,7 @@ struct Place {
 }
 
 /// Computes the output channels of `block` in tiles of as many pixels as the registers have room for. A few pixels behind
-/// the last whole tile are computed one by one.
+/// the last whole tile are computed in smaller ones.
 fn run_tiles(
     avx512: Avx512,
     layer: &Pointwise,
@@ -85,36 +85,50 @@ fn run_tiles(
     pixels: &[u8],
     (place, output): (Place, &mut [u8]),
 ) {
-    let groups = block.bias.len();
     let count = pixels.len() / layer.inputs;
-    let tile = if groups < WIDE { 8 } else { 6 };
+    let tile = if block.bias.len() < WIDE { 8 } else { 6 };
     let rest = match count % tile {
-        rest if count < tile || rest <= FEW => rest,
+        rest if rest <= FEW && count > tile => rest,
         // The last tile overlaps the one before.
         _ => 0,
     };
     let (whole, last) = pixels.split_at((count - rest) * layer.inputs);
-    if !whole.is_empty() {
-        let output = (place, &mut *output);
-        match groups {
-            1 => tiles_1_8(avx512, layer, block, whole, output),
-            2 => tiles_2_8(avx512, layer, block, whole, output),
-            3 => tiles_3_8(avx512, layer, block, whole, output),
-            _ => tiles_4_6(avx512, layer, block, whole, output),
-        }
+    let place_of_last = Place {
+        first: place.first + (count - rest) * place.pitch,
+        ..place
+    };
+    for (place, pixels) in [(place, whole), (place_of_last, last)] {
+        tiles(avx512, layer, block, pixels, (place, &mut *output));
     }
-    if !last.is_empty() {
-        let place = Place {
-            first: place.first + (count - rest) * place.pitch,
-            ..place
-        };
-        let output = (place, output);
-        match groups {
-            1 => tiles_1_1(avx512, layer, block, last, output),
-            2 => tiles_2_1(avx512, layer, block, last, output),
-            3 => tiles_3_1(avx512, layer, block, last, output),
-            _ => tiles_4_1(avx512, layer, block, last, output),
-        }
+}
+
+/// Computes the output channels of `block` in tiles of one size: the largest one that `pixels` fill, if there are any.
+fn tiles(
+    avx512: Avx512,
+    layer: &Pointwise,
+    block: &WideBlock,
+    pixels: &[u8],
+    output: (Place, &mut [u8]),
+) {
+    let count = pixels.len() / layer.inputs;
+    match (block.bias.len(), count) {
+        (_, 0) => {}
+        (1, 8..) => tiles_1_8(avx512, layer, block, pixels, output),
+        (1, 4..) => tiles_1_4(avx512, layer, block, pixels, output),
+        (1, 2..) => tiles_1_2(avx512, layer, block, pixels, output),
+        (1, _) => tiles_1_1(avx512, layer, block, pixels, output),
+        (2, 8..) => tiles_2_8(avx512, layer, block, pixels, output),
+        (2, 4..) => tiles_2_4(avx512, layer, block, pixels, output),
+        (2, 2..) => tiles_2_2(avx512, layer, block, pixels, output),
+        (2, _) => tiles_2_1(avx512, layer, block, pixels, output),
+        (3, 8..) => tiles_3_8(avx512, layer, block, pixels, output),
+        (3, 4..) => tiles_3_4(avx512, layer, block, pixels, output),
+        (3, 2..) => tiles_3_2(avx512, layer, block, pixels, output),
+        (3, _) => tiles_3_1(avx512, layer, block, pixels, output),
+        (_, 6..) => tiles_4_6(avx512, layer, block, pixels, output),
+        (_, 4..) => tiles_4_4(avx512, layer, block, pixels, output),
+        (_, 2..) => tiles_4_2(avx512, layer, block, pixels, output),
+        _ => tiles_4_1(avx512, layer, block, pixels, output),
     }
 }
 
@@ -201,10 +215,18 @@ macro_rules! tiles {
 }
 
 tiles!(tiles_1_1, 1, 1: 0, packed from 0);
+tiles!(tiles_1_2, 1, 2: 0 1, packed from 0);
+tiles!(tiles_1_4, 1, 4: 0 1 2 3, packed from 0);
 tiles!(tiles_1_8, 1, 8: 0 1 2 3 4 5 6 7, packed from 0 4);
 tiles!(tiles_2_1, 2, 1: 0, packed from 0);
+tiles!(tiles_2_2, 2, 2: 0 1, packed from 0);
+tiles!(tiles_2_4, 2, 4: 0 1 2 3, packed from 0 2);
 tiles!(tiles_2_8, 2, 8: 0 1 2 3 4 5 6 7, packed from 0 2 4 6);
 tiles!(tiles_3_1, 3, 1: 0, packed from 0);
+tiles!(tiles_3_2, 3, 2: 0 1, packed from 0 1);
+tiles!(tiles_3_4, 3, 4: 0 1 2 3, packed from 0 1 2 3);
 tiles!(tiles_3_8, 3, 8: 0 1 2 3 4 5 6 7, packed from 0 1 2 3 4 5 6 7);
 tiles!(tiles_4_1, 4, 1: 0, packed from 0);
+tiles!(tiles_4_2, 4, 2: 0 1, packed from 0 1);
+tiles!(tiles_4_4, 4, 4: 0 1 2 3, packed from 0 1 2 3);
 tiles!(tiles_4_6, 4, 6: 0 1 2 3 4 5, packed from 0 1 2 3 4 5);

@@ -5,17 +5,18 @@ use fearless_simd::Avx512;
 
 use super::depthwise::{Depthwise, Image};
 use super::phase::{COLUMNS, EARLY, LATE};
-use super::stacked_avx512::{Row, push, row};
+use super::stacked_avx512::{RowInputs, push, row};
 use super::{LANES, QUAD};
 
 /// Maximum number of bytes that are written behind an output row.
 const BEHIND: usize = 15;
 
-/// Buffers that a convolution reuses in its next call.
+/// Buffers that a convolution reuses in its next call. Each convolution needs its own.
 #[derive(Default)]
 pub(super) struct Stack {
-    /// What the buffers have room for. `None` before the first call.
-    layout: Option<Layout>,
+    /// Width in pixels of the images for which there is room, and number of pixels of their output rows. `None` before
+    /// the first call.
+    layout: Option<(usize, usize)>,
     /// The latest four padded rows of one image: for each channel of a pixel, the values of the four rows are
     /// neighboring bytes, the latest one last. The kernel multiplies them by the weights of a column of the
     /// convolution kernel without shuffling them.
@@ -26,17 +27,6 @@ pub(super) struct Stack {
     padding: Vec<u8>,
     /// An output row behind which there is no room in the output.
     last_row: Vec<u8>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Layout {
-    /// Number of channels of a pixel.
-    channels: usize,
-    /// Width of the images in pixels.
-    width: usize,
-    /// Number of pixels of an output row.
-    windows: usize,
-    padding: u8,
 }
 
 /// Computes output rows of `image`, from row `first_row` on. `row_len` is the number of elements of an
@@ -61,18 +51,18 @@ pub(super) fn run(
             stack.add(avx512, layer, image, first + 4 - stride);
         }
         let is_early = stride == 1 && !is_second;
-        let rows = Row {
+        let inputs = RowInputs {
             values: &stack.bytes[stack.start..],
-            weights: if is_early { EARLY } else { LATE },
+            first_group: if is_early { EARLY } else { LATE },
             channels: layer.channels,
             count: row_len / layer.channels,
         };
         // What is written behind a row is overwritten by the next one, which is computed afterwards.
         let output = &mut output[index * row_len..];
         if let Some(output) = output.get_mut(..row_len + BEHIND) {
-            row(avx512, layer, rows, output);
+            row(avx512, layer, inputs, output);
         } else {
-            row(avx512, layer, rows, &mut stack.last_row);
+            row(avx512, layer, inputs, &mut stack.last_row);
             output[..row_len].copy_from_slice(&stack.last_row[..row_len]);
         }
     }
@@ -83,26 +73,21 @@ impl Stack {
     /// with padding, unless it has this layout. The columns beside the image always hold padding; the others
     /// are filled by the rows of the first output row.
     fn resize(&mut self, layer: &Depthwise, width: usize, row_len: usize) {
-        let layout = Layout {
-            channels: layer.channels,
-            width,
-            windows: row_len / layer.channels,
-            padding: layer.input_zero_point,
-        };
-        if self.layout == Some(layout) {
+        let windows = row_len / layer.channels;
+        if self.layout == Some((width, windows)) {
             return;
         }
         let left = layer.pad_before(1, width);
-        let read = layout.windows.saturating_sub(1) * layer.strides[1] + COLUMNS;
+        let read = windows.saturating_sub(1) * layer.strides[1] + COLUMNS;
         let columns = read.max(left + width);
         // A register that begins within the last pixel may end behind it.
         let length = QUAD * columns * layer.channels + 2 * LANES;
-        self.bytes = vec![layout.padding; length];
+        self.bytes = vec![layer.input_zero_point; length];
         // Any start is correct if the address is not known.
         self.start = self.bytes.as_ptr().align_offset(LANES).min(LANES);
-        self.padding = vec![layout.padding; width * layer.channels];
+        self.padding = vec![layer.input_zero_point; width * layer.channels];
         self.last_row = vec![0; row_len + BEHIND];
-        self.layout = Some(layout);
+        self.layout = Some((width, windows));
     }
 
     /// Adds row `last` of the padded image and the one before it.

@@ -19,11 +19,11 @@ const PART: usize = 16;
 
 /// What an output row is computed from.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(super) struct RowInputs<'a> {
     /// For each padded pixel and channel, the values of the four latest rows.
     pub(super) values: &'a [u8],
     /// Index of the first of the three groups of weights in a [`Phase`].
-    pub(super) weights: usize,
+    pub(super) first_group: usize,
     /// Number of channels of a pixel.
     pub(super) channels: usize,
     /// Number of pixels of the output row, at least 1.
@@ -55,29 +55,30 @@ fearless_simd::kernel!(
 );
 
 /// Computes an output row. Up to 15 bytes behind it are overwritten.
-pub(super) fn row(avx512: Avx512, layer: &Depthwise, row: Row<'_>, output: &mut [u8]) {
+pub(super) fn row(avx512: Avx512, layer: &Depthwise, inputs: RowInputs<'_>, output: &mut [u8]) {
     // Whole registers of results are written. If the last block has fewer channels, this overwrites the first channels
     // of the next pixels, which are computed afterwards.
     for (block, phase) in layer.phases.iter().enumerate().rev() {
         let first = block * LANES;
         let parts = (layer.channels - first).min(LANES).div_ceil(PART);
-        let rest = Row {
-            values: &row.values[QUAD * first..],
-            ..row
+        let rest = RowInputs {
+            values: &inputs.values[QUAD * first..],
+            ..inputs
         };
         let output = &mut output[first..];
-        match (parts, layer.strides[1], row.count) {
+        // A tile of one pixel is the same for both strides.
+        match (parts, layer.strides[1], inputs.count) {
             (1, 1, 8..) => tiles_1_8(avx512, layer, phase, rest, output),
-            (1, 2, 4..) => wide_tiles_1_4(avx512, layer, phase, rest, output),
+            (1, 2, 4..) => strided_tiles_1_4(avx512, layer, phase, rest, output),
             (1, ..) => tiles_1_1(avx512, layer, phase, rest, output),
             (2, 1, 8..) => tiles_2_8(avx512, layer, phase, rest, output),
-            (2, 2, 4..) => wide_tiles_2_4(avx512, layer, phase, rest, output),
+            (2, 2, 4..) => strided_tiles_2_4(avx512, layer, phase, rest, output),
             (2, ..) => tiles_2_1(avx512, layer, phase, rest, output),
             (3, 1, 4..) => tiles_3_4(avx512, layer, phase, rest, output),
-            (3, 2, 4..) => wide_tiles_3_4(avx512, layer, phase, rest, output),
+            (3, 2, 4..) => strided_tiles_3_4(avx512, layer, phase, rest, output),
             (3, ..) => tiles_3_1(avx512, layer, phase, rest, output),
             (_, 1, 4..) => tiles_4_4(avx512, layer, phase, rest, output),
-            (_, 2, 4..) => wide_tiles_4_4(avx512, layer, phase, rest, output),
+            (_, 2, 4..) => strided_tiles_4_4(avx512, layer, phase, rest, output),
             _ => tiles_4_1(avx512, layer, phase, rest, output),
         }
     }
@@ -96,7 +97,7 @@ macro_rules! tiles {
                 avx512: Avx512,
                 layer: &Depthwise,
                 phase: &Phase,
-                row: Row<'_>,
+                inputs: RowInputs<'_>,
                 output: &mut [u8],
             ) {
                 /// Number of pixels whose results are packed into a register.
@@ -105,7 +106,7 @@ macro_rules! tiles {
                 const WRITTEN: usize = $parts * PART;
                 /// Number of columns that a tile reads.
                 const SPAN: usize = ($tile - 1) * $stride + COLUMNS;
-                let weights = &phase.weights[row.weights..][..COLUMNS];
+                let weights = &phase.weights[inputs.first_group..][..COLUMNS];
                 let zero = _mm512_set1_epi16(i16::from(layer.output_zero_point));
                 let order: __m512i = i32x16::simd_from(avx512, UNPACKED_WIDE).into();
                 let table = layer.table.as_deref();
@@ -114,11 +115,11 @@ macro_rules! tiles {
                 for part in 0..$parts {
                     multipliers[part] = f32x16::simd_from(avx512, phase.multipliers[part]).into();
                 }
-                let pitch = QUAD * row.channels;
-                for start in (0..row.count).step_by($tile) {
-                    let first = start.min(row.count - $tile);
+                let pitch = QUAD * inputs.channels;
+                for start in (0..inputs.count).step_by($tile) {
+                    let first = start.min(inputs.count - $tile);
                     let start = first * layer.strides[1] * pitch;
-                    let columns = columns::<SPAN, $parts>(row.values, start, pitch);
+                    let columns = columns::<SPAN, $parts>(inputs.values, start, pitch);
                     let sums = [$({
                         let bias: __m512i = i32x16::simd_from(avx512, phase.bias[$part]).into();
                         let mut sums = [bias; $tile];
@@ -152,7 +153,7 @@ macro_rules! tiles {
                         let bytes: [u8; LANES] = u8x64::simd_from(avx512, results[$packed]).into();
                         let bytes: &[[u8; WRITTEN]] = bytes.as_chunks().0;
                         for pixel in 0..PACKED.min($tile) {
-                            let start = (first + $packed + pixel) * row.channels;
+                            let start = (first + $packed + pixel) * inputs.channels;
                             output[start..start + WRITTEN].copy_from_slice(&bytes[pixel]);
                         }
                     )*
@@ -170,13 +171,13 @@ tiles!(tiles_3_1, 1, 3: 0 1 2, 1, packed from 0);
 tiles!(tiles_3_4, 1, 3: 0 1 2, 4, packed from 0 1 2 3);
 tiles!(tiles_4_1, 1, 4: 0 1 2 3, 1, packed from 0);
 tiles!(tiles_4_4, 1, 4: 0 1 2 3, 4, packed from 0 1 2 3);
-tiles!(wide_tiles_1_4, 2, 1: 0, 4, packed from 0);
-tiles!(wide_tiles_2_4, 2, 2: 0 1, 4, packed from 0 2);
-tiles!(wide_tiles_3_4, 2, 3: 0 1 2, 4, packed from 0 1 2 3);
-tiles!(wide_tiles_4_4, 2, 4: 0 1 2 3, 4, packed from 0 1 2 3);
+tiles!(strided_tiles_1_4, 2, 1: 0, 4, packed from 0);
+tiles!(strided_tiles_2_4, 2, 2: 0 1, 4, packed from 0 2);
+tiles!(strided_tiles_3_4, 2, 3: 0 1 2, 4, packed from 0 1 2 3);
+tiles!(strided_tiles_4_4, 2, 4: 0 1 2 3, 4, packed from 0 1 2 3);
 
 /// Returns the values of `N` neighboring pixels, from byte `start` on, in `P` parts of 16 channels.
-#[inline(always)]
+#[inline]
 fn columns<const N: usize, const P: usize>(
     values: &[u8],
     start: usize,

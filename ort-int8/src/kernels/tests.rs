@@ -82,22 +82,27 @@ fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
 }
 
 /// Asserts that `Depthwise::run` with `isa` returns `expected`, for the whole output in one call and
-/// for two and three rows per call.
+/// for one, two and three rows per call, the last rows first.
 fn check_image(spec: &DepthwiseSpec, isa: Isa, image: Image<'_>, expected: &[u8]) {
     let layer = Depthwise::new(spec.clone(), isa).unwrap();
     let size = [image.height, image.width];
     let [height, width] = layer.output_size(size).unwrap();
     let channels = layer.channels();
     let mut scratch = Scratch::default();
-    for rows in [height, 2, 3] {
+    for rows in [height, 1, 2, 3] {
         let mut got = vec![0; expected.len()];
-        for (index, part) in got.chunks_mut(rows * width * channels).enumerate() {
+        let parts = got.chunks_mut(rows * width * channels).enumerate();
+        for (index, part) in parts.collect::<Vec<_>>().into_iter().rev() {
             layer.run(image, index * rows, part, &mut scratch).unwrap();
         }
         assert!(
             got == expected,
-            "{isa:?}: {channels} channels, kernel {:?}, image {size:?}, {rows} rows per call",
-            spec.kernel
+            "{isa:?}: {channels} channels, kernel {:?}, strides {:?}, pads {:?}, same upper: {}, image {size:?}, {rows} \
+             rows per call",
+            spec.kernel,
+            spec.strides,
+            spec.pads,
+            spec.same_upper
         );
     }
 }
@@ -139,17 +144,19 @@ fn same_upper_padding_equals_the_definition() {
 #[test]
 fn padding_beside_images_of_another_width_is_exact() {
     for (kernel, channels, stride) in [(5, 72, 1), (5, 72, 2), (5, 24, 2), (3, 72, 1), (3, 24, 2)] {
-        let spec = spec(channels, window(kernel, stride, 1));
+        let mut spec = spec(channels, window(kernel, stride, 1));
+        // The padding on the left then depends on the width.
+        spec.same_upper = channels == 24;
         for isa in Isa::available() {
             let layer = Depthwise::new(spec.clone(), isa).unwrap();
             let mut scratch = Scratch::default();
             // With a stride of 2, images of 13 and 14 pixels have outputs of the same width.
-            for width in [14, 13, 14, 7] {
+            for (width, height) in [(14, 3), (13, 3), (14, 4), (7, 1)] {
                 let data = noise(width as u64).map(|value| value as u8);
-                let data: Vec<u8> = data.take(3 * width * channels).collect();
+                let data: Vec<u8> = data.take(height * width * channels).collect();
                 let image = Image {
                     data: &data,
-                    height: 3,
+                    height,
                     width,
                 };
                 let expected = reference::depthwise(&spec, image);

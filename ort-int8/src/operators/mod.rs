@@ -135,18 +135,15 @@ fn image_sizes(shape: &Shape) -> ort::Result<[usize; 4]> {
 /// of each pixel of an input of `shape`, `[..., inputs]`.
 ///
 /// # Errors
-/// Fails unless all axes are longer than 0, and the last one has `inputs` elements.
+/// Fails unless the last axis has `inputs` elements.
 fn pixels_shape(shape: &Shape, inputs: usize, outputs: usize) -> ort::Result<Vec<i64>> {
     match &shape[..] {
         [pixels @ .., channels]
-            if usize::try_from(*channels) == Ok(inputs) && pixels.iter().all(|size| *size > 0) =>
+            if usize::try_from(*channels) == Ok(inputs) && pixels.iter().all(|size| *size >= 0) =>
         {
             Ok([pixels, &[outputs as i64]].concat())
         }
-        _ => Err(unsupported_shape(
-            shape,
-            format!("axes longer than 0, the last one of {inputs} channels"),
-        )),
+        _ => Err(unsupported_shape(shape, format!("{inputs} channels"))),
     }
 }
 
@@ -260,7 +257,7 @@ mod tests {
         for (shape, expected) in [
             (&[2, 3, 4][..], Some(vec![2, 3, 8])),
             (&[4], Some(vec![8])),
-            (&[0, 4], None),
+            (&[0, 4], Some(vec![0, 8])),
             (&[2, -1, 4], None),
             (&[2, 3], None),
             (&[], None),

@@ -17,7 +17,7 @@ const TABLE: usize = 4;
 /// Index of the operator's optional input that is added to the convolution's output.
 const RESIDUAL: usize = 5;
 /// Number of multiplications that take as long as an element of a depthwise convolution.
-const MULTIPLICATIONS: usize = 32;
+pub(super) const MULTIPLICATIONS: usize = 32;
 
 pub(super) const DEFINITION: Definition = Definition {
     name: POINTWISE,
@@ -110,6 +110,9 @@ impl Convolution {
         let residual = residual.transpose()?.unwrap_or_default();
         let mut output = output(context, Shape::new(sizes.iter().copied()))?;
         let (_, output) = output.try_extract_tensor_mut::<u8>()?;
+        if output.is_empty() {
+            return Ok(());
+        }
         let work = output.len().saturating_mul(inputs) / MULTIPLICATIONS;
         let size = TaskSize::for_work(work, output.len(), outputs, self.threads).len;
         let mut residuals = residual.chunks(size);

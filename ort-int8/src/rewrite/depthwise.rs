@@ -7,6 +7,7 @@ use onnx_export::proto::{AttributeProto, NodeProto};
 
 use super::conv::{self, Conv};
 use super::editor::GraphEditor;
+use super::quantized::add_multipliers;
 use super::{DEPTHWISE, Operators};
 
 /// A convolution is replaced only if its channel count is a multiple of this number.
@@ -26,7 +27,7 @@ pub(super) fn replace(editor: &mut GraphEditor, operators: Operators) {
             continue;
         };
         let output = node.output.concat();
-        let multipliers = conv::add_multipliers(editor, &output, &multipliers);
+        let multipliers = add_multipliers(editor, &output, &multipliers);
         node.input.push(multipliers);
         if let Some(table) = conv::take_lookup(editor, &output) {
             node.input.push(table.table);

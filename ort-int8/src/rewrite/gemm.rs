@@ -1,14 +1,15 @@
 //! Replaces int8 fully connected layers of a graph with this crate's operators [`POINTWISE`] and [`LINEAR`].
 
 use onnx_export::graph::Attr;
-use onnx_export::proto::{AttributeProto, INT8, NodeProto};
+use onnx_export::proto::{AttributeProto, INT8, INT32, NodeProto};
 
-use super::conv::{self, Constants, Names};
+use super::conv::take_lookup;
 use super::editor::GraphEditor;
+use super::quantized::{Constants, Names, add_multipliers};
 use super::{CHANNEL_MULTIPLE, LINEAR, Operators, POINTWISE};
 
-/// Maximum number of inputs of a layer that is replaced. Layers of more inputs are those of box heads, with a row for each
-/// region, for which ONNX Runtime's kernel is made.
+/// Maximum number of inputs of a layer that is replaced: those of classifiers. The weights of a tile are read again for
+/// each tile of rows, and should stay in the caches.
 const MAX_INPUTS: i64 = 2048;
 
 /// Replaces every supported `QGemm` with a [`POINTWISE`] node, or a [`LINEAR`] node if its output is fp32.
@@ -20,10 +21,10 @@ pub(super) fn replace(editor: &mut GraphEditor, operators: Operators) {
             continue;
         };
         let output = node.output.concat();
-        let multipliers = conv::add_multipliers(editor, &output, &multipliers);
+        let multipliers = add_multipliers(editor, &output, &multipliers);
         node.input.push(multipliers);
         if node.op_type == POINTWISE {
-            let lookup = conv::take_lookup(editor, &output);
+            let lookup = take_lookup(editor, &output);
             node.attribute
                 .push(int("has_table", lookup.is_some().into()));
             node.attribute.push(int("has_residual", 0));
@@ -38,8 +39,8 @@ pub(super) fn replace(editor: &mut GraphEditor, operators: Operators) {
 
 /// Returns the replacement of node `index`, whose multipliers input is missing, and the multipliers.
 ///
-/// `None` if the node is not a `com.microsoft` `QGemm` with a bias whose second matrix is transposed and constant, or if it
-/// has constants that [`Constants::read`] does not accept, or an unsupported number of inputs.
+/// `None` if the node is not a `com.microsoft` `QGemm` whose second matrix is transposed and constant, with a bias for each
+/// output, if it has constants that [`Constants::read`] does not accept, or if its number of inputs is not supported.
 fn replacement(
     editor: &GraphEditor,
     index: usize,
@@ -67,10 +68,9 @@ fn replacement(
     let &[outputs, inputs] = editor.shape(b, INT8)? else {
         return None;
     };
-    if usize::try_from(outputs) != Ok(constants.multipliers.len())
-        || inputs > MAX_INPUTS
-        || inputs % CHANNEL_MULTIPLE != 0
-    {
+    // The bias is broadcast: that of another shape is not one per output.
+    let is_bias = matches!(*editor.shape(bias, INT32)?, [count] | [1, count] if count == outputs);
+    if !is_bias || !(1..=MAX_INPUTS).contains(&inputs) || inputs % CHANNEL_MULTIPLE != 0 {
         return None;
     }
     let mut attributes = vec![

@@ -26,6 +26,7 @@ mod gemm;
 mod lookup;
 mod pointwise;
 mod quantize;
+mod quantized;
 #[cfg(test)]
 mod tests;
 
@@ -96,8 +97,8 @@ pub(crate) enum Operators {
         /// Whether a `QLinearAdd` and the product with a gate may be replaced.
         additions: bool,
     },
-    /// All operators, for CPUs with AVX2. Convolutions are replaced only if their weights fit: see
-    /// [`pairs_fit`].
+    /// All operators but those that replace a `QGemm`, for CPUs with AVX2. Convolutions are replaced only if
+    /// their weights fit: see [`pairs_fit`].
     Avx2 {
         /// Number of channels in a block of the layout that [`QUANTIZE`] reads. `None` if `QUANTIZE`
         /// must not be used.

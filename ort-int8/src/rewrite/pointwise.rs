@@ -5,6 +5,7 @@ use onnx_export::proto::{AttributeProto, NodeProto};
 
 use super::conv::{self, Conv};
 use super::editor::GraphEditor;
+use super::quantized::add_multipliers;
 use super::{CHANNEL_MULTIPLE, LOOKUP, Operators, POINTWISE, addition};
 
 /// Maximum number of input channels of a convolution that is replaced on CPUs with AVX-512 although no
@@ -22,7 +23,7 @@ pub(super) fn replace(editor: &mut GraphEditor, operators: Operators, additions:
             continue;
         };
         let output = node.output.concat();
-        let multipliers = conv::add_multipliers(editor, &output, &multipliers);
+        let multipliers = add_multipliers(editor, &output, &multipliers);
         node.input.push(multipliers);
         let lookup = conv::take_lookup(editor, &output);
         node.attribute.push(flag("has_table", lookup.is_some()));

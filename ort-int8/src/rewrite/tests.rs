@@ -11,7 +11,7 @@ mod gate;
 mod gemm;
 mod pointwise;
 
-/// Every operator of this crate, for CPUs with AVX2.
+/// The operators for CPUs with AVX2, which are all but those that replace a `QGemm`.
 const ALL: Operators = Operators::Avx2 {
     block: Some(8),
     additions: true,

@@ -76,44 +76,91 @@ fn results_in_fp32_are_not_divided_by_a_scale() {
     assert_eq!(multipliers.unwrap().raw_data, expected);
 }
 
+/// Returns the initializer `name` of `graph`.
+fn initializer<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut TensorProto {
+    let mut tensors = graph.initializer.iter_mut();
+    tensors.find(|tensor| tensor.name == name).unwrap()
+}
+
+/// Returns the `QGemm` of `graph`.
+fn gemm(graph: &mut GraphProto) -> &mut NodeProto {
+    graph
+        .node
+        .iter_mut()
+        .find(|node| node.op_type == "QGemm")
+        .unwrap()
+}
+
+fn alpha(value: f32) -> AttributeProto {
+    AttributeProto::new("alpha", &Attr::Float(value))
+}
+
+type Change = fn(&mut GraphProto);
+
 #[test]
 fn other_fully_connected_layers_are_left_alone() {
-    type Change = fn(&mut GraphProto);
-    let changes: [(&str, Change); 9] = [
-        ("a transposed input", |g| g.node[5].attribute[0].i = Some(1)),
+    let changes: [(&str, Change); 14] = [
+        ("a transposed input", |g| gemm(g).attribute[0].i = Some(1)),
         ("weights that are not transposed", |g| {
-            g.node[5].attribute[1].i = Some(0)
+            gemm(g).attribute[1].i = Some(0);
         }),
-        ("a factor", |g| {
-            g.node[5]
-                .attribute
-                .push(AttributeProto::new("alpha", &Attr::Float(2.0)))
+        ("a factor", |g| gemm(g).attribute.push(alpha(2.0))),
+        ("another domain", |g| gemm(g).domain.clear()),
+        ("no bias", |g| gemm(g).input[6].clear()),
+        ("a bias that is computed", |g| {
+            "computed".clone_into(&mut gemm(g).input[6]);
         }),
-        ("another domain", |g| g.node[5].domain.clear()),
-        ("no bias", |g| g.node[5].input[6].clear()),
+        ("a bias for each row", |g| {
+            initializer(g, "gb").dims = vec![4, 1];
+        }),
+        ("a bias for each element", |g| {
+            *initializer(g, "gb") = tensor("gb", INT32, &[2, 4], vec![1; 32]);
+        }),
         ("a scale without a zero point", |g| {
-            g.node[5].input.truncate(8)
+            gemm(g).input.truncate(8);
+        }),
+        ("a signed input", |g| {
+            *initializer(g, "z") = tensor("z", INT8, &[], vec![0]);
         }),
         ("a zero point of the weights", |g| {
-            g.initializer[10].raw_data[3] = 1;
+            initializer(g, "gz").raw_data[3] = 1;
+        }),
+        ("no inputs", |g| {
+            *initializer(g, "gw") = tensor("gw", INT8, &[4, 0], Vec::new());
         }),
         ("ten inputs", |g| {
-            g.initializer[8] = tensor("gw", INT8, &[4, 10], vec![1; 40]);
+            *initializer(g, "gw") = tensor("gw", INT8, &[4, 10], vec![1; 40]);
         }),
         ("more inputs than a classifier has", |g| {
-            g.initializer[8] = tensor("gw", INT8, &[4, 2052], vec![1; 4 * 2052]);
+            *initializer(g, "gw") = tensor("gw", INT8, &[4, 2052], vec![1; 4 * 2052]);
         }),
     ];
     for (name, change) in changes {
         let mut changed = gemm_graph(QUANTIZED);
         change(&mut changed);
-        let (operators, _) = rewritten(changed, AVX512);
-        assert!(
-            operators.iter().any(|operator| operator == "QGemm"),
-            "{name}: {operators:?}"
-        );
+        let (operators, graph) = rewritten(changed, AVX512);
+        let is_left = operators.iter().any(|operator| operator == "QGemm");
+        // Without a quantized input, no other node is replaced, either.
+        assert!(is_left || graph.node.is_empty(), "{name}: {operators:?}");
     }
     // ONNX Runtime's kernel for AVX2 is not slower.
     let (operators, _) = rewritten(gemm_graph(QUANTIZED), ALL);
     assert!(operators.iter().any(|operator| operator == "QGemm"));
+}
+
+#[test]
+fn constants_of_fully_connected_layers_may_have_several_forms() {
+    let changes: [(&str, Change); 3] = [
+        ("a factor of 1", |g| gemm(g).attribute.push(alpha(1.0))),
+        ("a bias with two axes", |g| {
+            initializer(g, "gb").dims = vec![1, 4];
+        }),
+        ("one scale", |g| *initializer(g, "gs") = scale("gs", 0.5)),
+    ];
+    for (name, change) in changes {
+        let mut changed = gemm_graph(QUANTIZED);
+        change(&mut changed);
+        let (operators, _) = rewritten(changed, AVX512);
+        assert_eq!(operators[3], POINTWISE, "{name}");
+    }
 }
