@@ -283,10 +283,12 @@ mod tests {
         assert!(running.is_some() && waiting.is_some());
         let (release, held) = std::sync::mpsc::channel::<()>();
         let (begin, begun) = tokio::sync::oneshot::channel();
+        let (end, ended) = tokio::sync::oneshot::channel();
         let job = move || {
             let _ = begin.send(());
             let _ = held.recv();
             drop(running);
+            let _ = end.send(());
         };
         let started = pool.start(second, job).await.unwrap();
         begun.await.unwrap();
@@ -297,6 +299,8 @@ mod tests {
         drop(started);
         assert_eq!(pool.long_wait(), Duration::from_secs(1));
         drop(release);
+        // The job that was given up does not have the pool's thread any more.
+        ended.await.unwrap();
         pool.run(second, || ()).await.unwrap();
         assert_eq!(pool.long_wait(), Duration::ZERO);
     }
