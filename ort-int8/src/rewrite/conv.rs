@@ -1,12 +1,11 @@
 //! Reading of quantized convolutions.
 
-use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, INT8, NodeProto};
 use onnx_export::quantize::Affine;
 
 use super::editor::GraphEditor;
 use super::quantized::{Constants, Names};
-use super::{DOMAIN, LOOKUP, Operators};
+use super::{DOMAIN, LOOKUP, Operators, int};
 
 /// The constants of a channels-last `QLinearConv` that this crate's operators can compute.
 pub(super) struct Conv<'a> {
@@ -87,7 +86,7 @@ impl<'a> Conv<'a> {
             ("input_zero_point", self.input),
             ("output_zero_point", self.output),
         ]
-        .map(|(name, affine)| AttributeProto::new(name, &Attr::Int(affine.zero_point.into())))
+        .map(|(name, affine)| int(name, affine.zero_point))
     }
 }
 

@@ -1,12 +1,11 @@
 //! Replaces int8 fully connected layers of a graph with this crate's operators [`POINTWISE`] and [`LINEAR`].
 
-use onnx_export::graph::Attr;
-use onnx_export::proto::{AttributeProto, INT8, INT32, NodeProto};
+use onnx_export::proto::{INT8, INT32, NodeProto};
 
 use super::conv::take_lookup;
 use super::editor::GraphEditor;
 use super::quantized::{Constants, Names, add_multipliers};
-use super::{CHANNEL_MULTIPLE, LINEAR, Operators, POINTWISE};
+use super::{CHANNEL_MULTIPLE, LINEAR, Operators, POINTWISE, int};
 
 /// Maximum number of inputs of a layer that is replaced: those of classifiers. The weights of a tile are read again for
 /// each tile of rows, and should stay in the caches.
@@ -25,8 +24,7 @@ pub(super) fn replace(editor: &mut GraphEditor, operators: Operators) {
         node.input.push(multipliers);
         if node.op_type == POINTWISE {
             let lookup = take_lookup(editor, &output);
-            node.attribute
-                .push(int("has_table", lookup.is_some().into()));
+            node.attribute.push(int("has_table", lookup.is_some()));
             node.attribute.push(int("has_residual", 0));
             if let Some(lookup) = lookup {
                 node.input.push(lookup.table);
@@ -75,9 +73,9 @@ fn replacement(
     }
     let mut attributes = vec![
         int("inputs", inputs),
-        int("input_zero_point", constants.input.zero_point.into()),
+        int("input_zero_point", constants.input.zero_point),
     ];
-    let zero_point = constants.output.map(|output| output.zero_point.into());
+    let zero_point = constants.output.map(|output| output.zero_point);
     attributes.extend(zero_point.map(|zero_point| int("output_zero_point", zero_point)));
     let node = NodeProto {
         op_type: zero_point.map_or(LINEAR, |_| POINTWISE).to_owned(),
@@ -92,11 +90,7 @@ fn replacement(
 
 /// Returns whether a `QGemm` multiplies its first matrix by the transposed second one, without a factor.
 fn is_plain(node: &NodeProto) -> bool {
-    let int = |name: &str| node.attribute(name).and_then(|attribute| attribute.i);
+    let value = |name: &str| node.attribute(name).and_then(|attribute| attribute.i);
     let alpha = node.attribute("alpha").and_then(|attribute| attribute.f);
-    int("transA").unwrap_or(0) == 0 && int("transB") == Some(1) && alpha.unwrap_or(1.0) == 1.0
-}
-
-fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto::new(name, &Attr::Int(value))
+    value("transA").unwrap_or(0) == 0 && value("transB") == Some(1) && alpha.unwrap_or(1.0) == 1.0
 }

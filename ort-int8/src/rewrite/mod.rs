@@ -30,7 +30,8 @@ mod quantized;
 #[cfg(test)]
 mod tests;
 
-use onnx_export::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+use onnx_export::graph::Attr;
+use onnx_export::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
 use editor::GraphEditor;
 
@@ -201,6 +202,11 @@ pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rew
         model,
         operator_count,
     })
+}
+
+/// Returns an attribute with an integer, which is 0 or 1 for a `bool`.
+fn int(name: &str, value: impl Into<i64>) -> AttributeProto {
+    AttributeProto::new(name, &Attr::Int(value.into()))
 }
 
 fn is_rewritable(graph: &GraphProto) -> bool {

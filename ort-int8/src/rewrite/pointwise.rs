@@ -1,12 +1,11 @@
 //! Replaces pointwise int8 convolutions of a graph with this crate's operator [`POINTWISE`].
 
-use onnx_export::graph::Attr;
-use onnx_export::proto::{AttributeProto, NodeProto};
+use onnx_export::proto::NodeProto;
 
 use super::conv::{self, Conv};
 use super::editor::GraphEditor;
 use super::quantized::add_multipliers;
-use super::{CHANNEL_MULTIPLE, LOOKUP, Operators, POINTWISE, addition};
+use super::{CHANNEL_MULTIPLE, LOOKUP, Operators, POINTWISE, addition, int};
 
 /// Maximum number of input channels of a convolution that is replaced on CPUs with AVX-512 although no
 /// node behind it becomes part of it. ONNX Runtime's kernel is faster for more channels.
@@ -26,13 +25,12 @@ pub(super) fn replace(editor: &mut GraphEditor, operators: Operators, additions:
         let multipliers = add_multipliers(editor, &output, &multipliers);
         node.input.push(multipliers);
         let lookup = conv::take_lookup(editor, &output);
-        node.attribute.push(flag("has_table", lookup.is_some()));
+        node.attribute.push(int("has_table", lookup.is_some()));
         let (table, output) = lookup.map_or((String::new(), output), |lookup| {
             (lookup.table, lookup.output)
         });
         let addition = additions.then(|| addition::take(editor, &output)).flatten();
-        node.attribute
-            .push(flag("has_residual", addition.is_some()));
+        node.attribute.push(int("has_residual", addition.is_some()));
         node.output = vec![output];
         editor.remove(index);
         let index = if let Some(addition) = addition {
@@ -75,7 +73,7 @@ fn replacement(
         return None;
     }
     let mut attributes = conv.zero_points().to_vec();
-    attributes.push(AttributeProto::new("inputs", &Attr::Int(inputs)));
+    attributes.push(int("inputs", inputs));
     let node = NodeProto {
         op_type: POINTWISE.to_owned(),
         name: conv.node.name.clone(),
@@ -95,8 +93,4 @@ fn is_joined(editor: &GraphEditor, conv: &NodeProto) -> bool {
         .and_then(|output| editor.sole_reader(output));
     let reader = reader.and_then(|index| editor.node(index));
     reader.is_some_and(|node| [LOOKUP, "QLinearAdd"].contains(&node.op_type.as_str()))
-}
-
-fn flag(name: &str, value: bool) -> AttributeProto {
-    AttributeProto::new(name, &Attr::Int(value.into()))
 }

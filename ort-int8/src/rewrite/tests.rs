@@ -34,10 +34,6 @@ fn tensor(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> Tensor
     }
 }
 
-fn int(name: &'static str, value: i64) -> AttributeProto {
-    AttributeProto::new(name, &Attr::Int(value))
-}
-
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto::new(name, &Attr::Ints(values.to_vec()))
 }
